@@ -1,0 +1,24 @@
+"""What all tests share: where the shared material lies, and one torch thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tests measure results, not speed; one thread keeps parallel runs from fighting."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of golden numbers, clips and annotations; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside the repository")
+    return SHARED

@@ -1,0 +1,1 @@
+"""One file per `ttvr-bench` subcommand, the slow baselines included."""

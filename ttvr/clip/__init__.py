@@ -1,0 +1,1 @@
+"""CLIP, written anew with OpenAI's parameter names: model, tokenizer, weights."""

@@ -1,0 +1,125 @@
+"""Options that mean the same in every command, declared once; a command picks its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from ttvr import plugins
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def _out(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-o", "--out", metavar="PATH", help="where to write")
+
+
+def _weights(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-w",
+        "--weights",
+        metavar="PATH|NAME",
+        default="default",
+        help="a checkpoint, or a name that `ttvr-weights list` shows",
+    )
+    group.add_argument(
+        "--activation",
+        choices=("quick_gelu", "gelu"),
+        help="of the checkpoint's MLPs, where it is not known from the file",
+    )
+
+
+def _head(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--head",
+        choices=plugins.names("heads"),
+        help="similarity head; by default the one the weights were trained with, else meanp",
+    )
+
+
+def _device(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda[:i]|mps", help="where the model runs"
+    )
+
+
+def _precision(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp32",
+        help="autocast of the model",
+    )
+
+
+def _batch_size(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-b", "--batch-size", type=positive, default=16, metavar="N", help="items per forward pass"
+    )
+
+
+def _json(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--json", action="store_true", help="JSON on stdout instead of text")
+
+
+def _progress(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--progress",
+        choices=("auto", "always", "never", "json"),
+        default="auto",
+        help="progress on stderr; auto: a moving line on a terminal, else one line every 30 s",
+    )
+
+
+def _seed(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
+
+
+def _overwrite(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--overwrite",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="make it anew where the output exists",
+    )
+
+
+def _top(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-k", "--top", type=positive, default=10, metavar="N", help="hits per query")
+
+
+_SHARED: dict[str, Callable[[argparse._ArgumentGroup], None]] = {
+    "out": _out,
+    "weights": _weights,
+    "head": _head,
+    "device": _device,
+    "precision": _precision,
+    "batch-size": _batch_size,
+    "json": _json,
+    "progress": _progress,
+    "seed": _seed,
+    "overwrite": _overwrite,
+    "top": _top,
+}
+
+
+def add(group: argparse._ArgumentGroup, *names: str) -> None:
+    """Add the shared options of these names to a parser or group."""
+    for name in names:
+        _SHARED[name](group)

@@ -1,0 +1,111 @@
+"""How every command starts and ends: parse, run, one line and an exit code for what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from ttvr import __version__
+from ttvr.errors import TtvrError
+
+DONE, FAILED, USAGE, PARTIAL, INCOMPATIBLE, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+_EXIT_CODES = (
+    "exit codes: 0 all done, 1 failed, 2 wrong use, 3 done but some inputs failed or were partial "
+    "(listed), 4 inputs do not belong together, 5 a requirement is missing, 130 interrupted"
+)
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults where there is one to show, and keeps the line breaks of the examples."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong use is one line, like every other error; the usage is in --help."""
+
+    def error(self, message: str) -> None:
+        """Exit with code 2 after one line."""
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser(verb: str, *, summary: str, examples: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser with what all commands share: examples and exit codes in --help, --version, -v, -q.
+
+    Args:
+        verb: the command's name without `ttvr-`.
+        summary: what the command reads and writes.
+        examples: command lines that work, shown at the end of --help.
+    """
+    epilog = "\n".join(["examples:", *(f"  {line}" for line in examples), "", _EXIT_CODES])
+    made = _Parser(
+        prog=f"ttvr-{verb}",
+        description=summary,
+        epilog=epilog,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"ttvr {__version__}")
+    made.add_argument(
+        "-v", "--verbose", action="store_true", help="say more, and show a traceback on errors"
+    )
+    made.add_argument("-q", "--quiet", action="store_true", help="only errors on stderr")
+    return made
+
+
+def execute(
+    made: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse, run, and return the exit code. Errors become one line on stderr.
+
+    Args:
+        made: from `parser`.
+        run: the command's work; imports what is heavy itself, so wrong use is answered at once.
+        argv: arguments without the program's name; None takes the process's own.
+    """
+    args = made.parse_args(argv)
+    _set_up_logging(args)
+    try:
+        code = run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has what it wanted (`| head`): keep the interpreter from flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _say(made, "interrupted; the same command run again goes on from here")
+        return INTERRUPTED
+    except (TtvrError, OSError) as error:
+        if args.verbose:
+            logging.getLogger(__name__).error("", exc_info=error)
+        _say(made, _one_line(error))
+        return getattr(error, "exit_code", FAILED)
+
+
+def _set_up_logging(args: argparse.Namespace) -> None:
+    level = logging.DEBUG if args.verbose else logging.ERROR if args.quiet else logging.INFO
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("ttvr").setLevel(level)
+
+
+def _say(made: argparse.ArgumentParser, text: str) -> None:
+    print(f"{made.prog}: {text}", file=sys.stderr)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, TtvrError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return " ".join(str(error).split())

@@ -1,0 +1,64 @@
+"""A folder is a registry: each public file of `ttvr/<family>/` is one plug-in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ttvr.errors import UsageError
+
+_PACKAGE = Path(__file__).parent
+
+
+def names(family: str) -> list[str]:
+    """Names of the plug-ins of a family, sorted, without importing any of them.
+
+    Args:
+        family: a folder of the package: "heads", "bench", ...
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    folder = _PACKAGE / family
+    if not folder.is_dir():
+        raise ValueError(f"no plug-in family {family!r}")
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(family: str, name: str) -> Any:
+    """The object that the plug-in's file binds to `PLUGIN`.
+
+    Raises:
+        UsageError: no plug-in of that name; the message lists those there are.
+    """
+    choices = names(family)
+    if name not in choices:
+        raise UsageError(f"no {family} plug-in {name!r}; there are: {', '.join(choices)}")
+    return import_module(f"ttvr.{family}.{name}").PLUGIN
+
+
+def construct(plugin: Callable[..., Any], options: dict[str, Any], **sizes: Any) -> Any:
+    """Call a plug-in with options given by the user, checked against its signature.
+
+    Args:
+        plugin: a class or function that takes keyword arguments.
+        options: the user's choices; unknown names are refused.
+        sizes: what the caller supplies; those the plug-in does not take are left out.
+
+    Raises:
+        UsageError: an unknown option; the message lists those there are.
+    """
+    accepted = inspect.signature(plugin).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    known = [name for name in accepted if name not in sizes and name != "self"]
+    unknown = sorted(set(options) - set(known))
+    if unknown and not open_ended:
+        have = ", ".join(known) or "none"
+        raise UsageError(
+            f"unknown option {', '.join(unknown)} of {plugin.__name__}; it has: {have}"
+        )
+    kept = {name: size for name, size in sizes.items() if open_ended or name in accepted}
+    return plugin(**kept, **options)

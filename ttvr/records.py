@@ -1,0 +1,78 @@
+"""What flows between the stages: immutable records, no behavior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Clip(NamedTuple):
+    """A video, or the part of it between two times.
+
+    Attributes:
+        id: unique within its split or feature folder.
+        path: the file or image folder.
+        start: seconds from the first frame.
+        end: seconds from the first frame; None is the end of the video.
+    """
+
+    id: str
+    path: Path
+    start: float = 0.0
+    end: float | None = None
+
+
+class Split(NamedTuple):
+    """Videos and the sentences that describe them: `captions[i]` belongs to `clips[owner[i]]`."""
+
+    name: str
+    clips: tuple[Clip, ...]
+    captions: tuple[str, ...]
+    owner: tuple[int, ...]
+
+
+class Batch(NamedTuple):
+    """What the encoders take.
+
+    Attributes:
+        ids: [B, L] int64 tokens, zero padded.
+        frames: [B, T, 3, H, W] float32, normalized pixels; padded frames are all zero.
+        mask: [B, T] bool, True where a frame is real.
+        owner: [B] int64, which clip of the split each row is.
+    """
+
+    ids: Tensor
+    frames: Tensor
+    mask: Tensor
+    owner: Tensor
+
+
+class TextFeatures(NamedTuple):
+    """Encoded texts, projected, not normalized.
+
+    Attributes:
+        sentence: [B, D], the feature at the end-of-text token.
+        words: [B, L, D], the feature at every position.
+        mask: [B, L] bool, True from start-of-text to end-of-text inclusive.
+    """
+
+    sentence: Tensor
+    words: Tensor
+    mask: Tensor
+
+
+class VideoFeatures(NamedTuple):
+    """Encoded videos, projected, not normalized.
+
+    Attributes:
+        frames: [B, T, D], the class token of each frame (or of each segment, after reduction).
+        mask: [B, T] bool, True where a frame is real.
+        patches: [B, T, P, D] patch tokens, or None where they were not asked for.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    patches: Tensor | None
