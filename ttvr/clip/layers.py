@@ -1,0 +1,127 @@
+"""The layers both towers are made of, with OpenAI's parameter names; heads reuse them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalization computed in at least float32, returned in the dtype of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last axis of x [..., D]."""
+        if x.dtype in (torch.float32, torch.float64):
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation OpenAI's weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activate x [...], same shape."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return x * torch.sigmoid(1.702 * x)
+        return torch.mul(x, 1.702).sigmoid_().mul_(x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameter names of `torch.nn.MultiheadAttention`.
+
+    Args:
+        width: D.
+        heads: divides D.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, *, causal: bool = False, queries: int | None = None) -> Tensor:
+        """Attend over x [B, N, D].
+
+        Args:
+            x: [B, N, D].
+            causal: position i sees positions 0..i only.
+            queries: only the first so many positions ask; all positions are keys and values.
+
+        Returns:
+            [B, N, D], or [B, queries, D].
+        """
+        B, N, D = x.shape
+        if queries is None:
+            qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+            q, k, v = qkv.view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        else:
+            weight_q, weight_kv = self.in_proj_weight.split([D, 2 * D])
+            bias_q, bias_kv = self.in_proj_bias.split([D, 2 * D])
+            q = F.linear(x[:, :queries], weight_q, bias_q)
+            q = q.view(B, queries, self.heads, -1).transpose(1, 2)
+            kv = F.linear(x, weight_kv, bias_kv)
+            k, v = kv.view(B, N, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # [B, heads, N, D/heads]
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: x += attention(ln_1 x), then x += MLP(ln_2 x)."""
+
+    def __init__(self, width: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                gelu=QuickGELU() if activation == "quick_gelu" else nn.GELU(),
+                c_proj=nn.Linear(4 * width, width),
+            )
+        )
+        self.ln_2 = LayerNorm(width)
+
+    def forward(self, x: Tensor, *, causal: bool = False, queries: int | None = None) -> Tensor:
+        """X [B, N, D] -> [B, N, D], or the first `queries` positions of it."""
+        x = x[:, :queries] + self.attn(self.ln_1(x), causal=causal, queries=queries)
+        return x + self.mlp(self.ln_2(x))
+
+    def forward_reduced(self, x: Tensor, mask: Tensor, reducer: Any) -> tuple[Tensor, Tensor]:
+        """The same with a token reducer called at each of its sites.
+
+        Args:
+            x: [B*T, 1+P, D].
+            mask: [B, T] bool.
+            reducer: has `sites` and maps ([B, T, 1+P, D], [B, T]) to something with `.tokens`
+                [B, T', 1+P', D] and `.mask` [B, T'].
+
+        Returns:
+            [B*T', 1+P', D] and [B, T'].
+        """
+        x, mask = _reduce(reducer, "block", x, mask)
+        attended, _ = _reduce(reducer, "attention", self.ln_1(x), mask)
+        x = x + self.attn(attended)
+        x, mask = _reduce(reducer, "mlp", x, mask)
+        return x + self.mlp(self.ln_2(x)), mask
+
+
+def _reduce(reducer: Any, site: str, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    if site not in reducer.sites:
+        return x, mask
+    reduced = reducer(x.unflatten(0, mask.shape), mask)
+    return reduced.tokens.flatten(0, 1), reduced.mask
+
+
+class Transformer(nn.Module):
+    """A stack of blocks."""
+
+    def __init__(self, width: int, layers: int, heads: int, activation: str) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
