@@ -52,13 +52,11 @@ def construct(plugin: Callable[..., Any], options: dict[str, Any], **sizes: Any)
         UsageError: an unknown option; the message lists those there are.
     """
     accepted = inspect.signature(plugin).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-    known = [name for name in accepted if name not in sizes and name != "self"]
-    unknown = sorted(set(options) - set(known))
-    if unknown and not open_ended:
+    known = [name for name in accepted if name not in sizes]
+    if unknown := sorted(set(options) - set(known)):
         have = ", ".join(known) or "none"
         raise UsageError(
             f"unknown option {', '.join(unknown)} of {plugin.__name__}; it has: {have}"
         )
-    kept = {name: size for name, size in sizes.items() if open_ended or name in accepted}
+    kept = {name: size for name, size in sizes.items() if name in accepted}
     return plugin(**kept, **options)

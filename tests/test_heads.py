@@ -1,0 +1,197 @@
+"""The contract of every head, and each head against its equations and its authors' numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ttvr import plugins
+from ttvr.errors import IncompatibleError, TtvrError, UsageError
+from ttvr.heads.meanp import MeanP
+from ttvr.losses import info_nce
+from ttvr.records import TextFeatures, VideoFeatures
+
+HEADS = plugins.names("heads")
+WIDTH, FRAMES, WORDS = 32, 6, 8
+SCALE = torch.tensor(20.0)
+
+
+def make(name):
+    torch.manual_seed(0)
+    sizes = {"width": WIDTH, "frames": FRAMES, "words": WORDS, "mask": True}
+    return plugins.construct(plugins.load("heads", name), {}, **sizes).eval()
+
+
+def features(texts=5, videos=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randn(texts, WORDS, WIDTH, generator=generator)
+    lengths = torch.tensor([8, 5, 3, 6, 4])[:texts]
+    text = TextFeatures(
+        words[torch.arange(texts), lengths - 1], words, torch.arange(WORDS) < lengths[:, None]
+    )
+    counts = torch.tensor([6, 4, 1, 5])[:videos]
+    frames = torch.randn(videos, FRAMES, WIDTH, generator=generator)
+    patches = torch.randn(videos, FRAMES, 4, WIDTH, generator=generator)
+    mask = torch.arange(FRAMES) < counts[:, None]
+    return text, VideoFeatures(frames * mask[..., None], mask, patches * mask[..., None, None])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_shapes_and_vectors(name):
+    head, (text, video) = make(name), features()
+    sims = head.similarities(head.prepare_text(text), head.prepare_video(video))
+    assert sims.shape[1:] == (5, 4)
+    assert head(text, video, SCALE).shape == (5, 4)
+    torch.testing.assert_close(head.fuse(sims, SCALE), head(text, video, SCALE))
+    vectors = head.vector_text(text), head.vector_video(video)
+    for vector in vectors:
+        torch.testing.assert_close(vector.norm(dim=1), torch.ones(len(vector)))
+    if head.offline:
+        scores = head.vector_gain * vectors[0] @ vectors[1].T
+        torch.testing.assert_close(sims.mean(0), scores)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_padding_never_changes_a_score(name):
+    head, (text, video) = make(name), features()
+    loud = VideoFeatures(
+        torch.where(video.mask[..., None], video.frames, 1e3),
+        video.mask,
+        torch.where(video.mask[..., None, None], video.patches, 1e3),
+    )
+    words = torch.where(text.mask[..., None], text.words, -1e3)
+    padded = head(text._replace(words=words), loud, SCALE)
+    torch.testing.assert_close(padded, head(text, video, SCALE))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_blocks_give_the_whole(name):
+    head, (text, video) = make(name), features()
+    whole = head(text, video, SCALE)
+    for t in range(5):
+        for v in range(4):
+            part = head(
+                TextFeatures(*(x[t : t + 1] for x in text)),
+                VideoFeatures(*(x[v : v + 1] for x in video)),
+                SCALE,
+            )
+            torch.testing.assert_close(part[0, 0], whole[t, v])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_permuting_items_permutes_scores(name):
+    head, (text, video) = make(name), features()
+    rows, columns = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([2, 3, 0, 1])
+    shuffled = head(
+        TextFeatures(*(x[rows] for x in text)), VideoFeatures(*(x[columns] for x in video)), SCALE
+    )
+    torch.testing.assert_close(shuffled, head(text, video, SCALE)[rows][:, columns])
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_gradient_is_finite_and_reaches_the_inputs(name):
+    head, (text, video) = make(name).train(), features(texts=4)
+    sentence, frames = text.sentence.requires_grad_(), video.frames.requires_grad_()
+    parts = head.losses(text, video._replace(frames=frames), SCALE)
+    sum(parts.values()).backward()
+    assert "nce" in parts
+    assert frames.grad.isfinite().all()
+    assert frames.grad.any()
+    if sentence.grad is not None:
+        assert sentence.grad.isfinite().all()
+    assert all(p.grad is not None for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_loss_falls_on_matched_pairs(name):
+    head = make(name)
+    text, video = features(texts=4)
+    matched = video._replace(frames=text.sentence[:, None].expand(-1, FRAMES, -1))
+    nce = head.losses(text, matched, SCALE)["nce"]
+    assert nce < head.losses(text, video, SCALE)["nce"]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_state_round_trips_through_from_official(name):
+    head = make(name)
+    official = {f"module.{key}": value for key, value in head.state_dict().items()}
+    plugin = plugins.load("heads", name)
+    again = plugin.from_official({**official, "module.clip.logit_scale": torch.ones(())})
+    text, video = features()
+    torch.testing.assert_close(again.eval()(text, video, SCALE), head(text, video, SCALE))
+    with pytest.raises(IncompatibleError, match="stray"):
+        plugin.from_official({**official, "stray": torch.ones(1)})
+
+
+@pytest.mark.parametrize("name", ["corr", "iid"])
+def test_meanp_equals_its_authors(shared, name):
+    golden = np.load(shared / "golden" / "heads" / f"clip4clip_meanP_{name}.npz")
+    arrays = {
+        key: torch.from_numpy(golden[key]) for key in golden if golden[key].dtype.kind in "fi"
+    }
+    sentence = arrays["sent"].double().requires_grad_()
+    frames = arrays["frames"].double().requires_grad_()
+    text = TextFeatures(sentence, arrays["words"].double(), arrays["text_mask"].bool())
+    video = VideoFeatures(frames, arrays["video_mask"].bool(), None)
+    head = MeanP.from_official({"clip.logit_scale": arrays["param/clip.logit_scale"]})
+    logits = head(text, video, arrays["param/clip.logit_scale"].double().exp())
+    close = {"rtol": 1e-8, "atol": 1e-12}
+    torch.testing.assert_close(logits, arrays["sim"], **close)
+    B = min(logits.shape)
+    loss = info_nce(logits[:B, :B])
+    torch.testing.assert_close(loss, arrays["loss"], **close)
+    loss.backward()
+    torch.testing.assert_close(frames.grad, arrays["grad_frames"], **close)
+    torch.testing.assert_close(sentence.grad, arrays["grad_sent"], **close)
+
+    single = head(
+        text._replace(sentence=sentence.detach().float()),
+        video._replace(frames=frames.detach().float()),
+        arrays["param/clip.logit_scale"].exp(),
+    )
+    error = (single.double() - arrays["sim"]).abs().max()
+    assert error <= 5 * arrays["f32_max_abs_err_sim"]
+
+
+def test_meanp_refuses_a_video_without_frames(shared):
+    golden = np.load(shared / "golden" / "heads" / "clip4clip_meanP_edge_zero_frames.npz")
+    mask = torch.from_numpy(golden["video_mask"]).bool()
+    video = VideoFeatures(torch.from_numpy(golden["frames"]), mask, None)
+    with pytest.raises(TtvrError, match="video 1 of the batch has no real frame"):
+        MeanP().prepare_video(video)
+
+
+def test_meanp_equals_a_loop():
+    text, video = features()
+    for t in range(5):
+        for v in range(4):
+            total = torch.zeros(WIDTH)
+            for j in range(FRAMES):
+                if video.mask[v, j]:
+                    total += video.frames[v, j] / video.frames[v, j].norm()
+            total /= video.mask[v].sum()
+            cosine = total @ text.sentence[t] / total.norm() / text.sentence[t].norm()
+            found = MeanP()(text, video, SCALE)[t, v]
+            torch.testing.assert_close(found, SCALE * cosine)
+
+
+def test_info_nce_equals_a_loop():
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).double() * 5
+    total = 0.0
+    for i in range(6):
+        total -= (logits[i, i] - torch.logsumexp(logits[i], 0)) / 12
+        total -= (logits[i, i] - torch.logsumexp(logits[:, i], 0)) / 12
+    torch.testing.assert_close(info_nce(logits), total)
+    assert info_nce(logits.half()).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"\[6, 5\]"):
+        info_nce(logits[:, :5])
+
+
+def test_a_misspelt_name_is_answered_with_the_list():
+    with pytest.raises(UsageError, match="meanp"):
+        plugins.load("heads", "mean_p")
+    with pytest.raises(UsageError, match="unknown option colour"):
+        plugins.construct(plugins.load("heads", "meanp"), {"colour": 1}, width=8)
+    with pytest.raises(ValueError, match="no plug-in family"):
+        plugins.names("hats")

@@ -1,0 +1,221 @@
+"""Encoders and head as one model: built from a checkpoint, described for a feature folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttvr import plugins
+from ttvr.clip import weights as checkpoints
+from ttvr.clip.model import CLIP, build
+from ttvr.errors import IncompatibleError, RequirementError, UsageError
+from ttvr.heads._base import Head
+from ttvr.recipes import Recipe
+from ttvr.records import TextFeatures, VideoFeatures
+
+FINGERPRINT_DIGITS = 16
+
+log = logging.getLogger(__name__)
+
+
+class Retriever(nn.Module):
+    """A CLIP, a similarity head, and how they came to be. Made by `load`.
+
+    Args:
+        clip: both towers.
+        head: scores what the towers make.
+        recipe: the settings they were trained with, or the defaults.
+        source: name or path of the checkpoint.
+        activation: of CLIP's MLPs.
+    """
+
+    def __init__(
+        self, clip: CLIP, head: Head, *, recipe: Recipe, source: str, activation: str
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.head = head
+        self.recipe = recipe
+        self.source = source
+        self.activation = activation
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.clip.parameters()).device
+
+    def encode_text(self, ids: Tensor) -> TextFeatures:
+        """Ids [B, L] int64 -> TextFeatures; as `CLIP.encode_text`."""
+        return self.clip.encode_text(ids.to(self.device))
+
+    def encode_video(self, frames: Tensor, mask: Tensor, *, patches: bool = False) -> VideoFeatures:
+        """Encode videos.
+
+        Args:
+            frames: [B, T, 3, H, W] normalized pixels.
+            mask: [B, T] bool, True = real.
+            patches: return the projected patch tokens too.
+        """
+        return self.clip.encode_video(frames.to(self.device), mask.to(self.device), patches=patches)
+
+    @torch.inference_mode()
+    def pad_frame(self) -> Tensor:
+        """[D] float32: what an all-zero frame becomes, which unmasked heads see as padding."""
+        size = self.clip.image_size
+        return self.clip.encode_image(torch.zeros(1, 3, size, size, device=self.device))[0].float()
+
+    def identity(self) -> dict[str, Any]:
+        """The `model` entry of a feature folder: what decides which features belong together.
+
+        `base` governs frames, patches and words, `space` the vectors of `video/` and `text/`. Both
+        count the activation in, since the same tensors with another activation give other features.
+        """
+        state = self.clip.state_dict()
+        fingerprint = checkpoints.fingerprint(state)
+        options = dict(self.recipe.head_options)
+        base = _digest([fingerprint, self.activation, []])
+        head = [self.head_name, options, checkpoints.fingerprint(self.head.state_dict())]
+        return {
+            "arch": checkpoints.arch(state),
+            "activation": self.activation,
+            "fingerprint": fingerprint,
+            "source": self.source,
+            "head": self.head_name,
+            "head_options": options,
+            "reduce": [],
+            "base": base,
+            "space": _digest([base, *head]),
+        }
+
+    @property
+    def head_name(self) -> str:
+        """Name of the head's plug-in."""
+        return type(self.head).__module__.rpartition(".")[2]
+
+    def save(self, path: Path) -> None:
+        """Write weights and recipe as one `ttvr-run/1` file, atomically."""
+        content = {
+            "format": checkpoints.RUN_FORMAT,
+            "clip": {name: tensor.cpu() for name, tensor in self.clip.state_dict().items()},
+            "head": {name: tensor.cpu() for name, tensor in self.head.state_dict().items()},
+            "reducers": {},
+            "recipe": {**vars(self.recipe), "head_options": list(self.recipe.head_options)},
+            "activation": self.activation,
+        }
+        partial = path.with_name(path.name + ".part")
+        torch.save(content, partial)
+        partial.replace(path)
+
+
+def load(
+    weights: str | Path = "default",
+    head: str | None = None,
+    reduce: Sequence[str] = (),
+    *,
+    activation: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Retriever:
+    """The model of a checkpoint, in evaluation mode.
+
+    Args:
+        weights: a path, or a name that `ttvr-weights list` shows.
+        head: name of a similarity head; by default the one the checkpoint was trained with.
+        reduce: token reducers; this version has none.
+        activation: quick_gelu or gelu, where the checkpoint does not tell.
+        device: as `resolve_device` takes it.
+
+    Raises:
+        RequirementError: the weights or the device are not there.
+        IncompatibleError: the file is not a CLIP, or has no weights for this head.
+        UsageError: an unknown head or reducer.
+    """
+    if reduce:
+        raise UsageError(f"unknown token reducer {reduce[0]!r}; this version has none")
+    checkpoint = checkpoints.read(weights)
+    activation = activation or checkpoint.activation
+    if activation is None:
+        activation = "quick_gelu"
+        log.warning(
+            "%s does not say its activation, taking quick_gelu (OpenAI's); --activation gelu "
+            "for open_clip's models without -quickgelu in their name",
+            checkpoint.source,
+        )
+    clip = build(checkpoint.clip, activation=activation)
+    recipe = _recipe(checkpoint.recipe, head)
+    made = _head(recipe, checkpoint, clip)
+    retriever = Retriever(
+        clip, made, recipe=recipe, source=checkpoint.source, activation=activation
+    )
+    return retriever.to(resolve_device(device)).eval()
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device of that name: auto, cpu, cuda, cuda:i or mps.
+
+    Raises:
+        UsageError: no such name.
+        RequirementError: this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device {name!r}; there are auto, cpu, cuda, cuda:i, mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RequirementError(
+            f"{name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RequirementError("mps: not available on this machine; use --device cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"no device {name!r}; there are auto, cpu, cuda, cuda:i, mps")
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The context that runs a model in fp32 (nothing to do), bf16 or fp16."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def _recipe(stored: dict[str, Any], head: str | None) -> Recipe:
+    known = {name: value for name, value in stored.items() if name in Recipe.__dataclass_fields__}
+    if unknown := sorted(set(stored) - set(known)):
+        raise IncompatibleError(f"the checkpoint's recipe has unknown settings {unknown}")
+    if "head_options" in known:
+        known["head_options"] = tuple((name, value) for name, value in known["head_options"])
+    recipe = Recipe(**known)
+    if head is None or head == recipe.head:
+        return recipe
+    return Recipe(**{**vars(recipe), "head": head, "head_options": ()})
+
+
+def _head(recipe: Recipe, checkpoint: checkpoints.Checkpoint, clip: CLIP) -> Head:
+    plugin = plugins.load("heads", recipe.head)
+    options = dict(recipe.head_options)
+    sizes = {"width": clip.width, "frames": recipe.frames, "words": recipe.words}
+    head = plugins.construct(plugin, options, **sizes)
+    trained = checkpoint.recipe.get("head") == recipe.head
+    try:
+        head.load_state_dict(checkpoint.head if trained else {})
+    except RuntimeError as error:
+        raise IncompatibleError(
+            f"{checkpoint.source} has no fitting weights for the head {recipe.head}: {error}"
+        ) from error
+    return head
+
+
+def _digest(parts: list[Any]) -> str:
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_DIGITS]
