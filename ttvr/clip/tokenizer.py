@@ -1,0 +1,199 @@
+"""CLIP's byte pair encoding: OpenAI's ids for every text, at many times its speed.
+
+The rules are OpenAI's (CLIP, Radford et al. 2021): clean, lowercase, split into words, encode each
+word as UTF-8 bytes and merge neighbors in the order of a learned table. What makes it fast changes
+no result:
+
+* cleaning leaves printable ASCII without `&` as it is, but for repeated spaces;
+* no word crosses whitespace, so pieces between whitespace are encoded once and remembered;
+* a word that is a symbol of the table is that symbol: merging always arrives at it;
+* ids travel as packed 16-bit integers, so a text is one join and a batch one array.
+"""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+import html
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import ftfy
+import numpy as np
+import regex
+import torch
+from torch import Tensor
+
+SOT = 49406
+EOT = 49407
+CONTEXT = 77
+
+_TABLE = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
+_TABLE_BYTES = 524645  # a header line and the merges that CLIP uses; the file goes on
+_SPECIAL = {"<|startoftext|>": SOT, "<|endoftext|>": EOT}
+_END = "</w>"
+
+_CACHED_PIECES = 1 << 16
+_CACHED_LENGTH = 64  # characters; what is longer hardly comes twice
+
+# Case is ignored although the text is lowercase: a long s, say, still makes a contraction.
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+def tokenize(texts: Sequence[str], length: int = CONTEXT) -> Tensor:
+    """Token ids of texts, as CLIP's text transformer takes them.
+
+    Args:
+        texts: B texts (or one text, as a batch of one).
+        length: L, positions per row; a longer text is cut and still ends in end-of-text.
+
+    Returns:
+        [B, L] int64: start-of-text, the text's tokens, end-of-text, then zeros.
+
+    Raises:
+        ValueError: no room for start-of-text and end-of-text.
+    """
+    if length < 2:
+        raise ValueError(f"length must be at least 2, got {length}")
+    texts = [texts] if isinstance(texts, str) else texts
+    start, end = _pack([SOT]), _pack([EOT])
+    row = len(start) * length
+    room = row - len(start) - len(end)
+    rows = [(start + body[:room] + end).ljust(row, b"\0") for body in map(_encoder().packed, texts)]
+    ids = np.frombuffer(b"".join(rows), dtype=np.uint16).astype(np.int64)
+    return torch.from_numpy(ids.reshape(len(rows), length))
+
+
+def encode(text: str) -> list[int]:
+    """Token ids of a text, without start-of-text and end-of-text, however many there are."""
+    return memoryview(_encoder().packed(text)).cast("H").tolist()
+
+
+def decode(ids: Iterable[int]) -> str:
+    """The text of token ids: lowercase, a space after each word, broken UTF-8 replaced by U+FFFD.
+
+    Raises:
+        ValueError: an id outside the vocabulary.
+    """
+    return _encoder().decode(ids)
+
+
+def count(texts: Sequence[str]) -> list[int]:
+    """How many tokens each text has before any cut, start-of-text and end-of-text included."""
+    return [len(encode(text)) + 2 for text in texts]
+
+
+def clean(text: str) -> str:
+    """The text as it is split into words: mended, unescaped, single spaces, lowercase."""
+    mended = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return regex.sub(r"\s+", " ", mended).strip().lower()
+
+
+def merges() -> list[str]:
+    """The merges table: 48894 pairs of symbols, `left right`, in the order of merging."""
+    with gzip.open(_TABLE) as file:
+        return file.read(_TABLE_BYTES).decode().split("\n")[1:-1]
+
+
+def _byte_symbols() -> list[str]:
+    """The character that stands for each byte in the table: itself where Latin-1 can print it."""
+    printable = [33 <= byte <= 126 or (161 <= byte <= 255 and byte != 173) for byte in range(256)]
+    others = iter(range(256, 512))
+    return [chr(byte if shown else next(others)) for byte, shown in enumerate(printable)]
+
+
+def _pack(ids: Iterable[int]) -> bytes:
+    return array("H", ids).tobytes()
+
+
+class _Encoder(dict[str, bytes]):
+    """The table, and as a dict: pieces of text between whitespace to their packed ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Ids: the bytes inside a word, the bytes that end one, the merges, the two specials.
+        pairs = merges()
+        single = sorted(_byte_symbols(), key=lambda symbol: (ord(symbol) > 255, symbol))
+        merged = "\n".join(pairs).replace(" ", "").split("\n")
+        self._symbols = [*single, *(one + _END for one in single), *merged, *_SPECIAL]
+        self._ids = dict(zip(self._symbols, range(len(self._symbols)), strict=True))
+        self._ranks = dict(zip(pairs, range(len(pairs)), strict=True))
+        self._spelling = dict(enumerate(_byte_symbols()))
+        self._bytes = {ord(symbol): byte for byte, symbol in self._spelling.items()}
+        self._split = regex.compile(_WORDS, regex.IGNORECASE).findall
+
+    def packed(self, text: str) -> bytes:
+        """The ids of a text, two bytes each."""
+        # Mending changes printable ASCII at entities alone.
+        if text.isascii() and text.isprintable() and "&" not in text:
+            pieces = text.lower().split()
+        else:
+            pieces = clean(text).split(" ")
+        return b"".join(map(self.__getitem__, pieces))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        values = [int(one) for one in ids]
+        if any(not 0 <= one < len(self._symbols) for one in values):
+            raise ValueError(f"token ids are 0 to {len(self._symbols) - 1}, got {values}")
+        spelt = "".join(self._symbols[one] for one in values)
+        raw = spelt.translate(self._bytes).encode("latin-1")
+        return raw.decode("utf-8", errors="replace").replace(_END, " ")
+
+    def __missing__(self, piece: str) -> bytes:
+        # ASCII letters alone are one word: no need to look for the boundaries inside.
+        is_word = piece.isascii() and piece.isalpha()
+        words = [piece] if is_word else self._split(piece)
+        found = b"".join([_pack(self._word(word)) for word in words])
+        if len(piece) <= _CACHED_LENGTH:
+            if len(self) >= _CACHED_PIECES:
+                self.clear()
+            self[piece] = found
+        return found
+
+    def _word(self, word: str) -> list[int]:
+        if word in _SPECIAL:
+            return [_SPECIAL[word]]
+        spelt = word.encode("utf-8").decode("latin-1").translate(self._spelling)
+        whole = self._ids.get(spelt + _END)
+        return [whole] if whole is not None else self._merge(spelt)
+
+    def _merge(self, spelt: str) -> list[int]:
+        """Merge the lowest rank first, leftmost first, until no neighbors are in the table.
+
+        A heap of candidates over a linked list: N log N for a word of N bytes. A merge only makes
+        pairs of higher rank than its own (each symbol is made before it is used), so taking one
+        pair at a time equals the published way of merging all equal pairs at once.
+        """
+        parts: list[str | None] = [*spelt[:-1], spelt[-1] + _END]
+        after = list(range(1, len(parts) + 1))
+        before = list(range(-1, len(parts) - 1))
+        ranks = self._ranks
+        heap = [
+            (ranks[pair], at)
+            for at, pair in enumerate(map(" ".join, pairwise(parts)))
+            if pair in ranks
+        ]
+        heapq.heapify(heap)
+        while heap:
+            rank, left = heapq.heappop(heap)
+            right = after[left]
+            if parts[left] is None or right == len(parts):
+                continue
+            if ranks.get(f"{parts[left]} {parts[right]}") != rank:
+                continue
+            parts[left], parts[right] = f"{parts[left]}{parts[right]}", None
+            after[left] = after[right]
+            if after[left] < len(parts):
+                before[after[left]] = left
+            for at in (before[left], left):
+                if at >= 0 and after[at] < len(parts):
+                    new = ranks.get(f"{parts[at]} {parts[after[at]]}")
+                    if new is not None:
+                        heapq.heappush(heap, (new, at))
+        return [self._ids[part] for part in parts if part is not None]
+
+
+_encoder = cache(_Encoder)
