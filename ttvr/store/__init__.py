@@ -1,0 +1,16 @@
+"""The feature folder (format `ttvr-features/1`): read it, write it, go on with it.
+
+What survives. The death of the process at any point, `kill -9` included: the same command run
+again gives the bytes of an undisturbed run. A power cut: shards that are closed, `meta.json` and
+`ids.txt` are synced; of the open shard the disk may lose the rows of the last seconds, which show
+as rows of zeros and are made again, or journal lines, whose rows are made again too.
+"""
+
+from ttvr.store._earlier import Outcome
+from ttvr.store._features import Features
+from ttvr.store._journal import Source
+from ttvr.store._rows import Rows
+from ttvr.store._texts import TextWriter
+from ttvr.store._writer import Settings, Writer, finished
+
+__all__ = ["Features", "Outcome", "Rows", "Settings", "Source", "TextWriter", "Writer", "finished"]

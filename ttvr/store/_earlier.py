@@ -1,0 +1,68 @@
+"""Rows that earlier runs left in a folder and that were set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ttvr.store import _claim, _journal
+from ttvr.store._files import ITEMS, read_meta
+from ttvr.store._journal import FAILED, Source
+from ttvr.store._shards import is_whole, stored_array
+
+_OF_SOURCE = (*Source._fields, "shard", "row")
+
+
+class Outcome(NamedTuple):
+    """What became of an input.
+
+    Attributes:
+        facts: status, and what the journal says beside it: duration, frames, rotation, error, ...
+        row: the row of every array by name; None for a failed input.
+    """
+
+    facts: dict[str, Any]
+    row: dict[str, np.ndarray] | None
+
+
+class Earlier:
+    """What earlier runs made, found by the input it was made of.
+
+    Args:
+        folder: the feature folder.
+        arrays: names of the arrays of a row.
+        retry_failed: forget the inputs that failed.
+    """
+
+    def __init__(self, folder: Path, arrays: Sequence[str], *, retry_failed: bool) -> None:
+        self._arrays = arrays
+        self._entries: dict[Source, tuple[Path, dict[str, Any]]] = {}
+        self._stored: dict[tuple[Path, str, int], np.ndarray] = {}
+        for place in _claim.earlier(folder):
+            lines = _journal.read(place / ITEMS)
+            roots = read_meta(place)["roots"] if lines else []
+            for line in lines:
+                if not (retry_failed and line.entry["status"] == FAILED):
+                    self._entries[Source.of(line.entry, roots)] = (place, line.entry)
+
+    def get(self, source: Source) -> Outcome | None:
+        """What became of this very input, its row read now; None where it has to run."""
+        if source not in self._entries:
+            return None
+        place, entry = self._entries[source]
+        facts = {key: value for key, value in entry.items() if key not in _OF_SOURCE}
+        if entry["status"] == FAILED:
+            return Outcome(facts, None)
+        row = {
+            name: self._array(place, name, entry["shard"])[entry["row"]] for name in self._arrays
+        }
+        return Outcome(facts, row) if is_whole(row) else None
+
+    def _array(self, place: Path, name: str, shard: int) -> np.ndarray:
+        key = (place, name, shard)
+        if key not in self._stored:
+            self._stored[key] = stored_array(place, name, shard)
+        return self._stored[key]
