@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttvr.clip import tokenizer
+from ttvr.commands import bench
 
 TABLE = Path(tokenizer.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
@@ -219,7 +220,7 @@ def test_cache_is_bounded(monkeypatch):
 def test_threads_agree():
     texts = [f"a man number{n} plays guitar{n % 7} and it's {n} o'clock" for n in range(400)]
     alone = tokenizer.tokenize(texts)
-    tokenizer._encoder.cache_clear()
+    tokenizer.forget()
     with ThreadPoolExecutor(8) as pool:
         for ids in pool.map(lambda _: tokenizer.tokenize(texts), range(8)):
             assert torch.equal(ids, alone)
@@ -229,3 +230,24 @@ def test_import_builds_nothing():
     code = "import ttvr.clip.tokenizer as t; raise SystemExit(t._encoder.cache_info().currsize)"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_bench_compares_equal_ids(tmp_path, capsys, from_file):
+    options = ["tokenize", "--texts", "60", "--rounds", "1", "--json"]
+    if from_file:
+        (tmp_path / "captions.txt").write_text("a café &amp; a dog\n\nUnbelievablyish things\n")
+        options += ["--captions", str(tmp_path / "captions.txt")]
+    assert bench.main(options) == 0
+    table = json.loads(capsys.readouterr().out)
+    names = [row["tokenizer"] for row in table["rows"]]
+    assert names[:2] == ["published algorithm, cold", "published algorithm, warm"]
+    assert names[-2:] == ["ttvr, cold", "ttvr, warm"]
+    assert all(row["texts/s"] > 0 for row in table["rows"])
+    assert ("2 captions" if from_file else "60 captions") in table["title"]
+
+
+@pytest.mark.parametrize("wrong", [["--texts", "0"], ["--length", "1"], ["--rounds", "0"]])
+def test_bench_refuses_impossible_sizes(wrong, capsys):
+    assert bench.main(["tokenize", "--texts", "5", *wrong]) == 2
+    assert "at least" in capsys.readouterr().err

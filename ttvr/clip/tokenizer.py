@@ -92,6 +92,11 @@ def clean(text: str) -> str:
     return regex.sub(r"\s+", " ", mended).strip().lower()
 
 
+def forget() -> None:
+    """Let go of the table and of all remembered pieces; the next call reads the table again."""
+    _encoder.cache_clear()
+
+
 def merges() -> list[str]:
     """The merges table: 48894 pairs of symbols, `left right`, in the order of merging."""
     with gzip.open(_TABLE) as file:
