@@ -1,0 +1,398 @@
+"""Every format gives the same float32 state under OpenAI's names, and the same fingerprint."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+from collections import OrderedDict
+
+import clip_files
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ttvr.clip import weights
+from ttvr.errors import RequirementError, TtvrError, UsageError
+
+STATE = clip_files.state()
+
+
+@pytest.fixture(autouse=True)
+def no_home(tmp_path, monkeypatch):
+    """No checkpoint of this machine takes part."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TTVR_WEIGHTS", raising=False)
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+
+def halves(tensors):
+    return {name: tensor.half() for name, tensor in tensors.items()}
+
+
+def prefixed(prefix, tensors):
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def scalars(tensors):
+    return {**tensors, "input_resolution": torch.tensor(16), "vocab_size": torch.tensor(50)}
+
+
+def custom_text(tensors):
+    """open_clip's layout for custom text towers."""
+    own = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    rest = {name: t for name, t in tensors.items() if name not in own and name != "logit_scale"}
+    mask = {"text.attn_mask": torch.zeros(9, 9)}
+    return {**own, **prefixed("text.", rest), **mask, "logit_scale": tensors["logit_scale"]}
+
+
+def as_npz(path, **changes):
+    """The embedded default's format, written by hand."""
+    table = STATE["token_embedding.weight"].numpy().astype(np.float16)
+    rows = np.array([i for i in range(len(table)) if table[i].any()], dtype=np.int64)
+    arrays = {n: t.numpy().astype(np.float16) for n, t in STATE.items()}
+    del arrays["token_embedding.weight"]
+    arrays |= {"format": "ttvr-npz/1", "token_rows": rows, "token_embedding.rows": table[rows]}
+    arrays |= {"vocab_size": np.int64(len(table)), **changes}
+    np.savez_compressed(path, **{name: a for name, a in arrays.items() if a is not None})
+    return path
+
+
+def saved(name, content):
+    return lambda folder: (torch.save(content, folder / name), folder / name)[1]
+
+
+def tensors_file(name, content):
+    def write(folder):
+        save_file({n: t.contiguous() for n, t in content.items()}, folder / name)
+        return folder / name
+
+    return write
+
+
+def legacy(folder):
+    torch.save(STATE, folder / "old.pt", _use_new_zipfile_serialization=False)
+    return folder / "old.pt"
+
+
+def converted(name, **options):
+    return lambda folder: weights.save(STATE, folder / name, **options)
+
+
+RUN = {"format": "ttvr-run/1", "clip": STATE, "head": {"w": torch.ones(2, 3).half()}}
+RUN |= {"reducers": {}, "recipe": {"lr": 1e-4, "frames": 12}, "activation": "gelu"}
+
+WRITERS = {
+    "traced fp16": lambda f: clip_files.archive(f / "ViT.pt"),
+    "traced fp32": lambda f: clip_files.archive(f / "ViT.pt", dtype=torch.float32),
+    "scripted fp16": lambda f: clip_files.archive(f / "s.pt", how="script"),
+    "traced fp64": lambda f: clip_files.archive(f / "d.pt", dtype=torch.float64),
+    "state dict": saved("a.pt", OrderedDict(STATE)),
+    "state dict fp16": saved("a.bin", halves(STATE)),
+    "with scalars": saved("a.pt", scalars(STATE)),
+    "parameters": saved("a.pt", {n: torch.nn.Parameter(t) for n, t in STATE.items()}),
+    "legacy": legacy,
+    "module. prefix": saved("a.pt", prefixed("module.", STATE)),
+    "clip. prefix": saved("a.pt", prefixed("module.clip.", scalars(STATE))),
+    "state_dict wrapper": saved("a.pt", {"epoch": 3, "state_dict": prefixed("module.", STATE)}),
+    "model wrapper": saved("a.pt", {"model": {"state_dict": STATE}, "optimizer": {}}),
+    "safetensors": tensors_file("a.safetensors", STATE),
+    "safetensors fp16": tensors_file("renamed.pt", halves(STATE)),
+    "Hugging Face .bin": saved("pytorch_model.bin", clip_files.hugging_face(STATE)),
+    "Hugging Face": tensors_file("model.safetensors", clip_files.hugging_face(STATE)),
+    "Hugging Face fp16": tensors_file("m.safetensors", halves(clip_files.hugging_face(STATE))),
+    "open_clip custom text": saved("open_clip.pt", custom_text(STATE)),
+    "npz": lambda f: as_npz(f / "tiny.npz"),
+    "run": saved("best.pt", RUN),
+    "converted .pt": converted("c.pt"),
+    "converted .bin fp16": converted("c.bin", dtype="float16"),
+    "converted .safetensors": converted("c.safetensors", dtype="float16"),
+    "converted .npz": converted("c.npz"),
+    "converted .npz fp32": converted("c.npz", dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_every_format_gives_the_same_state(writer, tmp_path):
+    path = writer(tmp_path)
+    loaded = weights.load(path)
+    assert set(loaded) == set(STATE)
+    for name, tensor in loaded.items():
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+        assert not tensor.requires_grad
+        assert torch.equal(tensor, STATE[name]), name
+    assert weights.fingerprint(loaded) == weights.fingerprint(STATE)
+    assert list(loaded) == list(weights.load(converted("other.pt")(tmp_path)))
+
+
+def test_bfloat16_becomes_its_float32_values(tmp_path):
+    path = clip_files.archive(tmp_path / "b.pt", dtype=torch.bfloat16)
+    for name, tensor in weights.load(path).items():
+        assert torch.equal(tensor, STATE[name].bfloat16().float())
+
+
+@pytest.mark.parametrize("writer", ["traced fp32", "safetensors", "state dict"])
+def test_the_state_does_not_depend_on_the_file_once_loaded(writer, tmp_path):
+    path = WRITERS[writer](tmp_path)
+    loaded = weights.load(path)
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    assert weights.fingerprint(loaded) == weights.fingerprint(STATE)
+
+
+def test_archive_with_tied_shared_and_strided_tensors(tmp_path):
+    module = clip_files.model()
+    both = torch.cat([module.visual.proj, module.text_projection])
+    module.visual.proj.set_(both[: clip_files.WIDTH])
+    module.text_projection.set_(both[clip_files.WIDTH :])
+    columns = module.visual.conv1.weight.clone(memory_format=torch.channels_last)
+    module.visual.conv1.weight.set_(columns)
+    tied = module.visual.transformer.resblocks
+    tied[1].ln_1.weight = tied[0].ln_1.weight
+    path = clip_files.archive(tmp_path / "t.pt", how="script", dtype=torch.float32, module=module)
+    loaded = weights.load(path)
+    for name, tensor in module.state_dict().items():
+        if name in loaded:
+            assert torch.equal(loaded[name], tensor), name
+    assert loaded["visual.conv1.weight"].is_contiguous()
+
+
+@pytest.mark.parametrize("tower", ["visual", "text"])
+def test_one_tower_is_complete(tower, tmp_path):
+    part = {n: t for n, t in STATE.items() if n.startswith("visual.") == (tower == "visual")}
+    part.pop("logit_scale", None)
+    torch.save(part, tmp_path / "part.pt")
+    assert set(weights.load(tmp_path / "part.pt")) == set(part)
+    theirs = clip_files.hugging_face(STATE)
+    names = ("vision_model.", "visual_") if tower == "visual" else ("text_model.", "text_")
+    theirs = {name: tensor for name, tensor in theirs.items() if name.startswith(names)}
+    torch.save(theirs, tmp_path / "hf.bin")
+    loaded = weights.load(tmp_path / "hf.bin")
+    assert weights.fingerprint(loaded) == weights.fingerprint(part)
+
+
+def test_golden_states_load(shared, tmp_path):
+    files = sorted((shared / "golden" / "centerclip").glob("visual_*.npz"))
+    assert files
+    for file in files:
+        with np.load(file) as golden:
+            names = [name for name in golden if name.startswith("sd/")]
+            state = {name[3:]: torch.from_numpy(golden[name]) for name in names}
+        torch.save(state, tmp_path / "golden.pt")
+        loaded = weights.load(tmp_path / "golden.pt")
+        assert weights.fingerprint(loaded) == weights.fingerprint(state)
+
+
+def test_fingerprint_is_what_its_definition_says():
+    state = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(3.0), "e": torch.empty(0, 2)}
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        array = state[name].numpy()
+        digest.update(f"{name}\0float32\0{list(array.shape)}\0".encode() + array.tobytes())
+    assert weights.fingerprint(state) == f"sha256:{digest.hexdigest()}"
+
+
+def test_fingerprint_sees_every_part():
+    base = {"a": torch.zeros(2, 3), "b": torch.ones(2)}
+    others = [
+        {"a": torch.zeros(3, 2), "b": torch.ones(2)},
+        {"a": torch.zeros(2, 3), "c": torch.ones(2)},
+        {"a": torch.zeros(2, 3), "b": torch.ones(2).double()},
+        {"a": -torch.zeros(2, 3), "b": torch.ones(2)},
+        {"a": torch.zeros(2, 3)},
+    ]
+    prints = {weights.fingerprint(state) for state in [base, *others]}
+    assert len(prints) == 6
+    again = {"b": torch.ones(2), "a": torch.zeros(3, 2).T}
+    assert weights.fingerprint(again) == weights.fingerprint(base)
+
+
+@pytest.mark.parametrize(
+    ("writer", "activation"),
+    [
+        ("traced fp16", "quick_gelu"),
+        ("npz", "quick_gelu"),
+        ("run", "gelu"),
+        ("state dict", None),
+        ("Hugging Face", None),
+    ],
+)
+def test_activation(writer, activation, tmp_path):
+    assert weights.read(WRITERS[writer](tmp_path)).activation == activation
+
+
+def test_named_checkpoint_knows_its_activation(tmp_path, monkeypatch):
+    torch.save(STATE, tmp_path / "ViT-B-16.pt")
+    monkeypatch.setenv("TTVR_WEIGHTS", str(tmp_path))
+    checkpoint = weights.read("ViT-B/16")
+    assert (checkpoint.source, checkpoint.activation) == ("ViT-B/16", "quick_gelu")
+    checkpoint = weights.read(tmp_path / "ViT-B-16.pt")
+    assert (checkpoint.source, checkpoint.activation) == (str(tmp_path / "ViT-B-16.pt"), None)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
+def test_save_keeps_activation_and_note(suffix, tmp_path):
+    path = tmp_path / f"c{suffix}"
+    weights.save(STATE, path, activation="gelu", note=weights.RANDOM)
+    checkpoint = weights.read(path)
+    assert checkpoint.activation == "gelu"
+    assert checkpoint.source == f"{path} [random (meaningless)]"
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_a_saved_state_dict_is_plain_for_others(tmp_path):
+    weights.save(STATE, tmp_path / "c.pt", activation="gelu")
+    module = clip_files.Clip()
+    missing = module.load_state_dict(torch.load(tmp_path / "c.pt", weights_only=True), strict=False)
+    assert missing.unexpected_keys == []
+    assert set(missing.missing_keys) == {"input_resolution", "context_length", "vocab_size"}
+
+
+def test_save_refuses_what_float16_cannot_hold(tmp_path):
+    state = {**STATE, "logit_scale": torch.tensor(1e5)}
+    with pytest.raises(TtvrError, match="logit_scale has values beyond"):
+        weights.save(state, tmp_path / "c.npz")
+    with pytest.raises(UsageError, match="suffix"):
+        weights.save(STATE, tmp_path / "c.onnx")
+    assert not [*tmp_path.glob("*.npz"), *tmp_path.glob(".*")]
+
+
+def test_run_holds_head_and_recipe(tmp_path):
+    checkpoint = weights.read(saved("best.pt", RUN)(tmp_path))
+    assert checkpoint.recipe == {"lr": 1e-4, "frames": 12}
+    assert checkpoint.head["w"].dtype == torch.float32
+    assert checkpoint.reducers == {}
+    assert checkpoint.source == str(tmp_path / "best.pt")
+
+
+def known(width, patch, layers, positions):
+    """Shapes without memory: enough for a name."""
+    state = {
+        "visual.conv1.weight": torch.empty(1).expand(width, 3, patch, patch),
+        "visual.positional_embedding": torch.empty(1).expand(positions, width),
+    }
+    blocks = {f"visual.transformer.resblocks.{i}.ln_1.bias": torch.empty(1) for i in range(layers)}
+    return state | blocks
+
+
+@pytest.mark.parametrize(
+    ("sizes", "name"),
+    [
+        ((768, 32, 12, 50), "ViT-B/32"),
+        ((768, 16, 12, 197), "ViT-B/16"),
+        ((1024, 14, 24, 257), "ViT-L/14"),
+        ((1024, 14, 24, 577), "ViT-L/14@336px"),
+        ((768, 32, 11, 50), "ViT-w768-p32-l11"),
+        ((128, 32, 2, 50), "ViT-w128-p32-l2"),
+    ],
+)
+def test_arch(sizes, name):
+    assert weights.arch(known(*sizes)) == name
+
+
+def test_arch_of_a_text_tower():
+    text = {name: tensor for name, tensor in STATE.items() if not name.startswith("visual.")}
+    assert weights.arch(text) == "text-w64-l2"
+
+
+def test_random_is_an_archive_of_openai_kind(tmp_path, recwarn, caplog):
+    first, again, other = (tmp_path / name for name in ("a.pt", "b.pt", "c.pt"))
+    weights.random(first, seed=0)
+    weights.random(again, seed=0)
+    weights.random(other, seed=1)
+    assert not [w for w in recwarn if "jit" in str(w.message)]
+    checkpoint = weights.read(first)
+    assert "meaningless" in caplog.text
+    assert checkpoint.source == f"{first} [random (meaningless)]"
+    assert weights.locate(checkpoint.source) == first
+    assert (checkpoint.format, checkpoint.activation) == ("TorchScript archive", "quick_gelu")
+    prints = [weights.fingerprint(weights.load(path)) for path in (first, again, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert first.read_bytes() == again.read_bytes()
+    with pytest.warns(DeprecationWarning):
+        theirs = torch.jit.load(first).state_dict()
+    assert {"input_resolution", "context_length", "vocab_size"} == set(theirs) - set(
+        checkpoint.clip
+    )
+    for name, tensor in checkpoint.clip.items():
+        assert theirs[name].dtype == torch.float16
+        assert torch.equal(theirs[name].float(), tensor)
+    assert weights.arch(checkpoint.clip) == "ViT-w128-p32-l2"
+    assert checkpoint.clip["token_embedding.weight"].shape == (49408, 128)
+    spread = checkpoint.clip["token_embedding.weight"].std()
+    assert abs(float(spread) - 0.02) < 1e-3
+
+
+def test_safetensors_package_is_asked_for(tmp_path, monkeypatch):
+    path = WRITERS["safetensors"](tmp_path)
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("safetensors"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(RequirementError, match=r"pip install 'ttvr\[safetensors\]'"):
+        weights.load(path)
+    with pytest.raises(RequirementError, match=r"pip install 'ttvr\[safetensors\]'"):
+        weights.save(STATE, tmp_path / "x.safetensors")
+
+
+class TestLocate:
+    def test_order(self, tmp_path, monkeypatch):
+        folders = [tmp_path / "mine", tmp_path / "cwd" / "weights"]
+        folders += [tmp_path / "home" / ".cache" / name for name in ("ttvr", "clip")]
+        monkeypatch.setenv("TTVR_WEIGHTS", str(folders[0]))
+        for folder in folders:
+            folder.mkdir(parents=True)
+            (folder / "ViT-B-32.pt").touch()
+        for folder in folders:
+            assert weights.locate("ViT-B/32") == folder / "ViT-B-32.pt"
+            assert weights.locate("ViT-B-32.pt") == folder / "ViT-B-32.pt"
+            (folder / "ViT-B-32.pt").unlink()
+
+    def test_a_path_wins_over_places_but_not_over_names(self, tmp_path, monkeypatch):
+        (tmp_path / "cwd" / "ViT-B-32.pt").touch()
+        (tmp_path / "cwd" / "default").touch()
+        assert weights.locate("ViT-B-32.pt") == tmp_path / "cwd" / "ViT-B-32.pt"
+        monkeypatch.setenv("TTVR_WEIGHTS", str(tmp_path / "cwd" / "ViT-B-32.pt"))
+        assert weights.locate("default").name == "ViT-B-32.pt"
+        assert weights.locate("./default") == tmp_path / "cwd" / "default"
+
+    def test_variable_may_name_the_default_file(self, tmp_path, monkeypatch):
+        file = tmp_path / "any.pt"
+        file.touch()
+        monkeypatch.setenv("TTVR_WEIGHTS", str(file))
+        assert weights.locate("default") == file
+        with pytest.raises(RequirementError, match="ViT-B/16"):
+            weights.locate("ViT-B/16")
+
+    def test_variable_that_names_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TTVR_WEIGHTS", str(tmp_path / "gone"))
+        with pytest.raises(RequirementError, match="which does not exist"):
+            weights.locate("default")
+
+    @pytest.mark.parametrize("name", ["ttvr-tiny", "ViT-L/14@336px", "ViT-B-16.pt"])
+    def test_not_found_says_where_and_how(self, name, monkeypatch, tmp_path):
+        monkeypatch.setattr("ttvr.clip.catalog._PACKAGE", tmp_path / "ttvr")
+        with pytest.raises(RequirementError) as caught:
+            weights.locate(name)
+        text = str(caught.value)
+        wanted = "ViT-B/32" if name == "ttvr-tiny" else ""
+        for part in ("$TTVR_WEIGHTS (not set)", ".cache/clip", f"fetch {wanted}", " MB", "sha256"):
+            assert part in text
+        assert "curl --create-dirs -C - -o " in text
+        assert "https://openaipublic.azureedge.net/clip/models/" in text
+        assert "\n" not in text
+
+    def test_neither_path_nor_name(self, tmp_path):
+        with pytest.raises(RequirementError, match="no weights 'ViT-B-64'.*names are default"):
+            weights.locate("ViT-B-64")
+        with pytest.raises(TtvrError, match="a folder, not a checkpoint"):
+            weights.locate(tmp_path)
+        with pytest.raises(RequirementError):
+            weights.locate("")

@@ -1,0 +1,155 @@
+"""Checkpoints: any supported file in, a float32 state under OpenAI's names out.
+
+Formats, names and rules are those of `spec/weights.md`; nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ttvr.clip import _formats, _layouts, _sizes
+from ttvr.clip._sizes import arch
+from ttvr.clip._write import SIZES, SUFFIXES, random, save
+from ttvr.clip.catalog import RANDOM, find, locate
+from ttvr.errors import TtvrError
+
+__all__ = [
+    "RANDOM",
+    "SIZES",
+    "SUFFIXES",
+    "Checkpoint",
+    "arch",
+    "fingerprint",
+    "load",
+    "locate",
+    "random",
+    "read",
+    "save",
+]
+
+_LOG = logging.getLogger(__name__)
+_ACTIVATIONS = ("quick_gelu", "gelu")
+_OVERLAP = 4
+_ROOM = 1 << 20
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint, read and checked.
+
+    Attributes:
+        clip: tensors by OpenAI's names, float32, contiguous, in OpenAI's order.
+        head: tensors of the similarity head, float32; empty unless a ttvr run.
+        recipe: the settings of a ttvr run; else empty.
+        source: the name it was asked for by, or the absolute path; `locate` takes it. Random
+            weights say so: "/a/b.pt [random (meaningless)]".
+        activation: "quick_gelu" or "gelu"; None where the file does not tell.
+        reducers: tensors of the token reducers, float32; empty unless a ttvr run.
+        format: what kind of file it was, in words.
+    """
+
+    clip: dict[str, Tensor]
+    head: dict[str, Tensor]
+    recipe: dict[str, Any]
+    source: str
+    activation: str | None
+    reducers: dict[str, Tensor]
+    format: str
+
+
+def load(path_or_name: str | Path) -> dict[str, Tensor]:
+    """A CLIP state: tensors by OpenAI's names, float32.
+
+    Args:
+        path_or_name: a checkpoint, or a name that `ttvr-weights list` shows.
+
+    Raises:
+        RequirementError: not found, or an optional package is needed to read it.
+        TtvrError: not a complete CLIP, damaged, or a file that asks for more than data.
+    """
+    return read(path_or_name).clip
+
+
+def read(path_or_name: str | Path) -> Checkpoint:
+    """A checkpoint with all that is known of it. Arguments and errors are those of `load`."""
+    path = locate(path_or_name)
+    raw = _formats.read(path)
+    try:
+        _limit(raw, path.stat().st_size)
+        clip = _masters(_sizes.check(_layouts.to_openai(raw.tensors)), is_mapped=raw.is_mapped)
+        run = raw.run or {}
+        head, reducers = (_masters(run.get(part, {})) for part in ("head", "reducers"))
+    except TtvrError as error:
+        raise TtvrError(f"{path}: {error}") from error
+    entry = find(str(path_or_name))
+    is_named = entry is not None and entry.file == path.name and str(path_or_name) != entry.file
+    source = entry.name if is_named else str(path)
+    if raw.label.get("note"):
+        source = f"{path} [{RANDOM}]"
+        _LOG.warning("%s: random weights; every result from them is meaningless", path)
+    activation = _activation(raw, is_named=is_named)
+    return Checkpoint(clip, head, run.get("recipe", {}), source, activation, reducers, raw.format)
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """What a state is, whatever file it came from.
+
+    Args:
+        state: tensors as `load` returns them, or those of a head.
+
+    Returns:
+        "sha256:" and the hash over tensors sorted by name of (name, dtype, shape, bytes).
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(f"{name}\0{dtype}\0{list(tensor.shape)}\0".encode())
+        if tensor.numel():
+            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _limit(raw: _formats.Raw, size: int) -> None:
+    """Refuse tensors that share so much storage that copies would not fit what the file is."""
+    if raw.format == "ttvr npz":
+        return
+    total = sum(tensor.nbytes for tensor in raw.tensors.values())
+    if total > _OVERLAP * size + _ROOM:
+        raise TtvrError(f"refused: {total} bytes of tensors overlap in a file of {size}")
+
+
+def _masters(tensors: dict[str, Tensor], *, is_mapped: bool = False) -> dict[str, Tensor]:
+    """float32, contiguous, finite, and independent of the file, which may change later."""
+    odd = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    if odd:
+        raise TtvrError(f"not floating point: {_layouts.some(odd)}")
+    made = {
+        name: tensor.detach().to(torch.float32, copy=is_mapped).contiguous()
+        for name, tensor in tensors.items()
+    }
+    broken = [name for name, tensor in made.items() if not _is_finite(tensor)]
+    if broken:
+        raise TtvrError(f"NaN or infinity in {_layouts.some(broken)}")
+    return made
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum shows what is not finite fifty times faster than isfinite; it may overflow by itself.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _activation(raw: _formats.Raw, *, is_named: bool) -> str | None:
+    """As the file says, else what is known of its kind: OpenAI's and ours use QuickGELU."""
+    stated = raw.label.get("activation")
+    if stated is not None:
+        if stated not in _ACTIVATIONS:
+            raise TtvrError(f"activation {str(stated)[:40]!r} is none of {', '.join(_ACTIVATIONS)}")
+        return stated
+    is_known = is_named or raw.format in ("TorchScript archive", "ttvr npz")
+    return "quick_gelu" if is_known else None
