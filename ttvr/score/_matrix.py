@@ -1,0 +1,99 @@
+"""The score of every text with every video, in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttvr.errors import TtvrError
+from ttvr.heads._base import Head, State
+from ttvr.records import TextFeatures, VideoFeatures
+
+Features = TypeVar("Features", TextFeatures, VideoFeatures)
+
+
+def similarity_matrix(
+    head: Head,
+    text: TextFeatures,
+    video: VideoFeatures,
+    *,
+    block: int = 128,
+    scale: float | Tensor = 1.0,
+) -> Tensor:
+    """The fused score of every text with every video.
+
+    Each text and each video is prepared once, and videos are read block by block. The products of
+    an offline head are taken in float64 and rounded, so that equal items tie exactly whatever the
+    block; the scores of other heads agree between blocks to float32 rounding.
+
+    Args:
+        head: scores in evaluation mode; its own mode is restored.
+        text: Nt texts.
+        video: Nv videos. Fields are tensors, arrays or `store.Rows`.
+        block: texts, and videos, scored at once.
+        scale: exp of the logit scale; 1 leaves cosines as they are.
+
+    Returns:
+        [Nt, Nv] float32 on the CPU.
+
+    Raises:
+        TtvrError: a score is not finite; names the text row and the video row.
+    """
+    Nt, Nv = len(text.sentence), len(video.frames)
+    device = text.sentence.device if isinstance(text.sentence, Tensor) else torch.device("cpu")
+    scale = torch.as_tensor(scale, dtype=torch.float32, device=device)
+    sims = torch.empty(Nt, Nv)
+    training = head.training
+    head.eval()
+    try:
+        with torch.inference_mode():
+            texts = [
+                (rows, _precise(head, head.prepare_text(_read(text, rows, device))))
+                for rows in _blocks(Nt, block)
+            ]
+            for columns in _blocks(Nv, block):
+                videos = _precise(head, head.prepare_video(_read(video, columns, device)))
+                for rows, prepared in texts:
+                    fused = head.fuse(head.similarities(prepared, videos), scale)
+                    sims[rows, columns] = fused.float().cpu()
+                _check(sims[:, columns], columns.start)
+    finally:
+        head.train(training)
+    return sims
+
+
+def _blocks(count: int, block: int) -> Iterator[slice]:
+    for start in range(0, count, block):
+        yield slice(start, min(start + block, count))
+
+
+def _read(features: Features, rows: slice, device: torch.device) -> Features:
+    """Some items, as tensors on the device: masks bool, all else float32."""
+    return type(features)(*(_field(values, rows, device) for values in features))
+
+
+def _field(values: Any, rows: slice, device: torch.device) -> Tensor | None:
+    if values is None:
+        return None
+    part = values[rows]
+    if not isinstance(part, Tensor):
+        part = torch.from_numpy(np.array(part))
+    return part.to(device, part.dtype if part.dtype == torch.bool else torch.float32)
+
+
+def _precise(head: Head, state: State) -> State:
+    """The state in float64 where its products are all that is left to do."""
+    return type(state)(*(tensor.double() for tensor in state)) if head.offline else state
+
+
+def _check(sims: Tensor, first: int) -> None:
+    bad = (~sims.isfinite()).nonzero()
+    if len(bad):
+        text, video = bad[0].tolist()
+        raise TtvrError(
+            f"the score of text row {text} and video row {first + video} is not a finite number"
+        )
