@@ -312,7 +312,7 @@ def test_random_is_an_archive_of_openai_kind(tmp_path, recwarn, caplog):
     prints = [weights.fingerprint(weights.load(path)) for path in (first, again, other)]
     assert prints[0] == prints[1] != prints[2]
     assert first.read_bytes() == again.read_bytes()
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit.load"):
         theirs = torch.jit.load(first).state_dict()
     assert {"input_resolution", "context_length", "vocab_size"} == set(theirs) - set(
         checkpoint.clip
@@ -390,7 +390,7 @@ class TestLocate:
         assert "\n" not in text
 
     def test_neither_path_nor_name(self, tmp_path):
-        with pytest.raises(RequirementError, match="no weights 'ViT-B-64'.*names are default"):
+        with pytest.raises(RequirementError, match=r"no weights 'ViT-B-64'.*names are default"):
             weights.locate("ViT-B-64")
         with pytest.raises(TtvrError, match="a folder, not a checkpoint"):
             weights.locate(tmp_path)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ttvr.clip import _pickle
+from ttvr.clip._layouts import shown
 from ttvr.clip.catalog import LABEL_RECORD
 from ttvr.errors import TtvrError
 
@@ -55,9 +56,11 @@ def records(path: Path) -> dict[str, zipfile.ZipInfo]:
     for record in listed:
         name = PurePosixPath(record.filename)
         if name.is_absolute() or ".." in name.parts or "\\" in record.filename:
-            raise TtvrError(f"{path}: refused: a record named {record.filename!r} points elsewhere")
+            raise TtvrError(
+                f"{path}: refused: a record named {shown(record.filename)!r} points elsewhere"
+            )
         if record.filename in found:
-            raise TtvrError(f"{path}: refused: two records named {record.filename!r}")
+            raise TtvrError(f"{path}: refused: two records named {shown(record.filename)!r}")
         is_plain = record.compress_type == zipfile.ZIP_STORED
         if (
             record.header_offset + record.compress_size > available
@@ -65,7 +68,7 @@ def records(path: Path) -> dict[str, zipfile.ZipInfo]:
             or record.flag_bits & 1
         ):
             raise TtvrError(
-                f"{path}: truncated or damaged: record {record.filename!r} claims "
+                f"{path}: truncated or damaged: record {shown(record.filename)!r} claims "
                 f"{record.file_size} bytes, the file has {available}"
             )
         found[record.filename] = record
@@ -76,14 +79,16 @@ def small(path: Path, record: zipfile.ZipInfo) -> bytes:
     """A record that is not a storage: a pickle, a version, a label."""
     if record.file_size > PICKLE_BYTES:
         raise TtvrError(
-            f"{path}: refused: record {record.filename!r} claims {record.file_size} bytes "
+            f"{path}: refused: record {shown(record.filename)!r} claims {record.file_size} bytes "
             f"where at most {PICKLE_BYTES} make sense"
         )
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(record)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error) as error:
-        raise TtvrError(f"{path}: record {record.filename!r} is damaged ({error})") from error
+        raise TtvrError(
+            f"{path}: record {shown(record.filename)!r} is damaged ({error})"
+        ) from error
 
 
 def read(path: Path, found: dict[str, zipfile.ZipInfo]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -166,12 +171,14 @@ class _Reader:
         name, dtype = f"{self.root}/data/{storage.key}", _DTYPES[storage.kind]
         record = self._found.get(name)
         if record is None:
-            raise TtvrError(f"damaged: record {name!r} is missing")
+            raise TtvrError(f"damaged: record {shown(name)!r} is missing")
         if record.compress_type != zipfile.ZIP_STORED:
-            raise TtvrError(f"refused: record {name!r} is compressed, which torch never does")
+            raise TtvrError(
+                f"refused: record {shown(name)!r} is compressed, which torch never does"
+            )
         if storage.count < 0 or storage.count * dtype.itemsize > record.file_size:
             raise TtvrError(
-                f"damaged: record {name!r} has {record.file_size} bytes, "
+                f"damaged: record {shown(name)!r} has {record.file_size} bytes, "
                 f"{storage.count} x {dtype.itemsize} are needed"
             )
         if storage.count == 0:
@@ -186,10 +193,10 @@ class _Reader:
         """Where the bytes of a record begin: behind its local header, which has its own lengths."""
         header = self._map[record.header_offset : record.header_offset + _LOCAL_HEADER]
         if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
-            raise TtvrError(f"damaged: record {record.filename!r} has no header")
+            raise TtvrError(f"damaged: record {shown(record.filename)!r} has no header")
         start = record.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", header[26:30]))
         if start + record.file_size > len(self._map):
-            raise TtvrError(f"truncated: record {record.filename!r} ends behind the file")
+            raise TtvrError(f"truncated: record {shown(record.filename)!r} ends behind the file")
         return start
 
 

@@ -7,7 +7,6 @@ import pickle
 import re
 import warnings
 import zipfile
-import zlib
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ttvr.clip import _archive
+from ttvr.clip._layouts import shown
 from ttvr.errors import RequirementError, TtvrError
 
 RUN_FORMAT = "ttvr-run/1"
@@ -92,13 +92,13 @@ def _read_zip(path: Path) -> Raw:
         if packed:
             name = packed[0].filename
             raise TtvrError(
-                f"{path}: refused: record {name!r} is compressed, which torch never does"
+                f"{path}: refused: record {shown(name)!r} is compressed, which torch never does"
             )
         return _read_pickle(path)
     if "format.npy" in found:
         return _read_npz(path, found)
     raise TtvrError(
-        f"{path}: a zip file, but not a checkpoint (it holds {', '.join([*found][:3])})"
+        f"{path}: a zip file, but not a checkpoint (it holds {', '.join(map(shown, [*found][:3]))})"
     )
 
 
@@ -135,27 +135,29 @@ def _why_not(error: Exception) -> str:
         asked = next(group for group in name.groups() if group)
         return f"refused: it asks for {asked}, which is code, not weights; nothing was executed"
     lines = text.strip().splitlines()
-    return f"truncated or damaged ({lines[0][:120] if lines else type(error).__name__})"
+    return f"truncated or damaged ({shown(lines[0] if lines else type(error).__name__)})"
 
 
 def _tensors(path: Path, content: dict[Any, Any]) -> dict[str, Tensor]:
     """The tensors of a dictionary, each checked against its own storage."""
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        keys = ", ".join(str(key)[:40] for key in [*content][:3]) or "nothing"
+        keys = ", ".join(shown(key) for key in [*content][:3]) or "nothing"
         raise TtvrError(f"{path}: holds no tensors where a state dict has them (it has: {keys})")
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            raise TtvrError(f"{path}: {name} is a sparse, quantized or empty-shell tensor")
+            raise TtvrError(f"{path}: {shown(name)} is a sparse, quantized or empty-shell tensor")
         if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise TtvrError(f"{path}: {name} claims {tensor.nbytes} bytes, more than its storage")
+            raise TtvrError(
+                f"{path}: {shown(name)} claims {tensor.nbytes} bytes, more than its storage"
+            )
     return tensors
 
 
 def _from_run(path: Path, content: dict[Any, Any]) -> Raw:
     if content["format"] != RUN_FORMAT:
         raise TtvrError(
-            f"{path}: format {str(content['format'])[:40]!r}; this ttvr reads {RUN_FORMAT!r}"
+            f"{path}: format {shown(content['format'])!r}; this ttvr reads {RUN_FORMAT!r}"
         )
     parts = {}
     for part in ("head", "reducers", "recipe"):
@@ -191,7 +193,7 @@ def _read_safetensors(path: Path, head: bytes, size: int) -> Raw:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         label = json.loads(written.get(LABEL, "{}"))
     except (SafetensorError, ValueError, RuntimeError) as error:
-        raise TtvrError(f"{path}: truncated or damaged ({str(error).splitlines()[0]})") from error
+        raise TtvrError(f"{path}: truncated or damaged ({shown(error)})") from error
     if not isinstance(label, dict):
         raise TtvrError(f"{path}: its label is damaged")
     return Raw(_tensors(path, tensors), "safetensors", label, is_mapped=True)
@@ -210,12 +212,12 @@ def _read_npz(path: Path, found: dict[str, zipfile.ZipInfo]) -> Raw:
         }
     version = str(arrays.pop("format"))
     if version != NPZ_FORMAT:
-        raise TtvrError(f"{path}: format {version[:40]!r}; this ttvr reads {NPZ_FORMAT!r}")
+        raise TtvrError(f"{path}: format {shown(version)!r}; this ttvr reads {NPZ_FORMAT!r}")
     label = {key: str(arrays.pop(key)) for key in ("activation", "note") if key in arrays}
     table = _token_table(path, arrays)
     odd = [name for name, array in arrays.items() if array.dtype.kind != "f"]
     if odd:
-        raise TtvrError(f"{path}: {odd[0]} is of dtype {arrays[odd[0]].dtype}, not float")
+        raise TtvrError(f"{path}: {shown(odd[0])} is of dtype {arrays[odd[0]].dtype}, not float")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Raw({**tensors, **table}, "ttvr npz", label)
 
@@ -232,9 +234,10 @@ def _array(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> np.
                 raise ValueError(f"{dtype} {shape} in {record.file_size} bytes")
         with archive.open(record) as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TtvrError(f"{path}: {record.filename} is damaged ({why})") from error
+    # numpy hands the header to Python's parser, which raises whatever damaged text leads to.
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise TtvrError(f"{path}: {shown(record.filename)} is damaged ({shown(why)})") from error
 
 
 def _token_table(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ _IGNORED = re.compile(
 )
 _RESNET = re.compile(r"visual\.(attnpool|layer[1-4]|bn1)\.")
 _SHOWN = 3
+_LONGEST = 160
 
 _HF_NAMES = {
     "logit_scale": "logit_scale",
@@ -46,10 +47,16 @@ _HF_STACKED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _HF_TOWERS = {"vision": "visual.transformer", "text": "transformer"}
 
 
+def shown(name: object) -> str:
+    """A name that a file chose, fit for a message: printable and not long."""
+    text = str(name)
+    return (text if text.isprintable() else ascii(text))[:_LONGEST]
+
+
 def some(names: list[str]) -> str:
     """The first few of a list, and how many there are."""
-    shown = ", ".join(names[:_SHOWN])
-    return f"{len(names)} ({shown}{', ...' if len(names) > _SHOWN else ''})"
+    first = ", ".join(shown(name) for name in names[:_SHOWN])
+    return f"{len(names)} ({first}{', ...' if len(names) > _SHOWN else ''})"
 
 
 def to_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -111,8 +118,8 @@ def _stack(name: str, parts: dict[str, Tensor]) -> Tensor:
     """Query, key and value projections, one above the other, as OpenAI's in_proj has them."""
     missing = [part for part in _HF_STACKED if part not in parts]
     if missing:
-        raise TtvrError(f"{name} cannot be put together: missing {', '.join(missing)}")
+        raise TtvrError(f"{shown(name)} cannot be put together: missing {', '.join(missing)}")
     shapes = {tuple(part.shape) for part in parts.values()}
     if len(shapes) > 1:
-        raise TtvrError(f"{name} cannot be put together of shapes {sorted(shapes)}")
+        raise TtvrError(f"{shown(name)} cannot be put together of shapes {sorted(shapes)}")
     return torch.cat([parts[part] for part in _HF_STACKED])

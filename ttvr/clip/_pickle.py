@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pickletools import code2op
 from typing import Any, NamedTuple
 
+from ttvr.clip._layouts import shown
 from ttvr.errors import TtvrError
 
 _STOP = ord(".")
@@ -108,7 +109,7 @@ class _Machine:
         path = f"{self.line()}.{self.line()}"
         is_data = path.startswith("__torch__.") or path in _CALLS or path in _STORAGES
         if not is_data and path != _TENSOR:
-            raise TtvrError(f"refused: it asks for {path}, which is code, not weights")
+            raise TtvrError(f"refused: it asks for {shown(path)}, which is code, not weights")
         self.stack.append(_Name(path))
 
     def call(self) -> None:
@@ -124,7 +125,7 @@ class _Machine:
         elif function.path in _CALLS:
             self.stack.append(_CALLS[function.path](*arguments))
         else:
-            raise TtvrError(f"refused: it calls {function.path}")
+            raise TtvrError(f"refused: it calls {shown(function.path)}")
 
     def make(self) -> None:
         """NEWOBJ: an empty record of a scripted class."""

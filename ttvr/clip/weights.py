@@ -84,6 +84,7 @@ def read(path_or_name: str | Path) -> Checkpoint:
         clip = _masters(_sizes.check(_layouts.to_openai(raw.tensors)), is_mapped=raw.is_mapped)
         run = raw.run or {}
         head, reducers = (_masters(run.get(part, {})) for part in ("head", "reducers"))
+        stated = _activation(raw)
     except TtvrError as error:
         raise TtvrError(f"{path}: {error}") from error
     entry = find(str(path_or_name))
@@ -92,8 +93,10 @@ def read(path_or_name: str | Path) -> Checkpoint:
     if raw.label.get("note"):
         source = f"{path} [{RANDOM}]"
         _LOG.warning("%s: random weights; every result from them is meaningless", path)
-    activation = _activation(raw, is_named=is_named)
-    return Checkpoint(clip, head, run.get("recipe", {}), source, activation, reducers, raw.format)
+    # A file that was asked for by OpenAI's name holds OpenAI's weights, whatever its format.
+    activation = stated or ("quick_gelu" if is_named else None)
+    recipe = run.get("recipe", {})
+    return Checkpoint(clip, head, recipe, source, activation, reducers, raw.format)
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:
@@ -144,12 +147,11 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _activation(raw: _formats.Raw, *, is_named: bool) -> str | None:
-    """As the file says, else what is known of its kind: OpenAI's and ours use QuickGELU."""
+def _activation(raw: _formats.Raw) -> str | None:
+    """As the file says, else what its kind implies: OpenAI's archives and ours use QuickGELU."""
     stated = raw.label.get("activation")
-    if stated is not None:
-        if stated not in _ACTIVATIONS:
-            raise TtvrError(f"activation {str(stated)[:40]!r} is none of {', '.join(_ACTIVATIONS)}")
-        return stated
-    is_known = is_named or raw.format in ("TorchScript archive", "ttvr npz")
-    return "quick_gelu" if is_known else None
+    if stated is None:
+        return "quick_gelu" if raw.format in ("TorchScript archive", "ttvr npz") else None
+    if stated not in _ACTIVATIONS:
+        raise TtvrError(f"activation {_layouts.shown(stated)!r} is none of {', '.join(_ACTIVATIONS)}")
+    return stated
