@@ -123,8 +123,10 @@ def test_files_are_of_a_size_to_be_read():
 
 
 def test_functions_are_of_a_size_to_be_read():
+    """Fifty lines of code; what is said about them is not counted."""
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = node.end_lineno - node.lineno + 1
-                assert length <= 60, f"{path.name}:{node.name} has {length} lines"
+                start = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
+                length = node.end_lineno - start + 1
+                assert length <= 50, f"{path.name}:{node.name} has {length} lines"

@@ -1,6 +1,6 @@
 """Checkpoints: any supported file in, a float32 state under OpenAI's names out.
 
-Formats, names and rules are those of `spec/weights.md`; nothing in a file is ever executed.
+Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ttvr.clip import _formats, _layouts, _sizes
+from ttvr.clip._formats import RUN_FORMAT
 from ttvr.clip._sizes import arch
 from ttvr.clip._write import SIZES, SUFFIXES, random, save
 from ttvr.clip.catalog import RANDOM, find, locate
@@ -21,6 +22,7 @@ from ttvr.errors import TtvrError
 
 __all__ = [
     "RANDOM",
+    "RUN_FORMAT",
     "SIZES",
     "SUFFIXES",
     "Checkpoint",
