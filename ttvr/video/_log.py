@@ -1,0 +1,150 @@
+"""Reads what ffmpeg says on stderr: header facts, a line per decoded frame, what went wrong.
+
+The lines come from `-loglevel level+info` and, per frame, from the filter `showinfo`; both are
+the same since ffmpeg 5 but for the wording of the errors.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from ttvr.errors import VideoError
+from ttvr.video._types import VideoInfo
+
+DETAIL_LIMIT = 300  # characters of the decoder's words that an error carries
+
+_INPUT = re.compile(r"\[info\] Input #0, (\S+), from ")
+_MAPPING = re.compile(r"\[info\] (?:Stream mapping:|Output #0)")
+_STREAM = re.compile(r"\[info\]   Stream #0:\d+\S*: (\w+): (.*)")
+_DURATION = re.compile(
+    r"\[info\]   Duration: (?:(\d+):(\d\d):(\d\d\.\d+)|N/A)(?:, start: (-?\d+\.\d+))?"
+)
+_SIZE = re.compile(r", (\d{1,6})x(\d{1,6})\b")
+_FPS = re.compile(r", (\d+(?:\.\d+)?)(k?) fps\b")
+_ROTATION = re.compile(r"(?:displaymatrix|Display Matrix): rotation of (-?\d+\.\d+)")
+_BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
+_FRAME = re.compile(r"n: *\d+ pts: *(-?\d+|NOPTS) ")
+_TROUBLE = re.compile(r"\[(warning|error|fatal|panic)\] (.*)")
+
+# One line of the command itself per lost packet or damaged frame; codecs add lines of their own.
+_DAMAGE = ("Error while decoding stream", "Error submitting packet", "corrupt decoded frame")
+_NO_DECODER = (
+    "not found for input stream",
+    "no decoder found for",
+    "doesn't support hardware accelerated",
+)
+_NO_STREAM = ("matches no streams", "does not contain any stream")
+_GUESSED = "Estimating duration from bitrate"
+# What follows from an earlier line, and says less than it.
+_CONSEQUENCE = ("Error opening output file", "Failed to set value", "Error parsing options")
+
+
+class Log:
+    """What one run of ffmpeg has said.
+
+    Attributes:
+        pts: of every decoded frame in the order they came out, in units of `base`; None if it has
+            no timestamp.
+        base: seconds per unit of `pts`.
+        configs: how often the filters were set up: more than once if the frame size changes.
+        errors: lost packets and damaged frames that the decoder reported.
+        info: header facts of the first video stream that is no attached picture; None before.
+        container: ffmpeg's name of the demuxer, empty before.
+    """
+
+    def __init__(self) -> None:
+        self.pts: list[int | None] = []
+        self.base = Fraction(1)
+        self.configs = 0
+        self.errors = 0
+        self.info: VideoInfo | None = None
+        self.container = ""
+        self._duration: float | None = None
+        self._has_duration = True
+        self._start = 0.0
+        self._is_header = True
+        self._is_ours = False
+        self._lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        """Take one line."""
+        # The frame's line is written in parts, and another thread's line may stand in between.
+        if "[Parsed_showinfo" in text:
+            self._frame(text)
+        if (found := _TROUBLE.search(text)) is not None:
+            is_damage = any(words in found[2] for words in _DAMAGE)
+            self.errors += is_damage
+            if is_damage or found[1] != "warning":
+                self._keep(found[2])
+            if found[2].startswith(_GUESSED):
+                self._has_duration = False
+        elif self._is_header:
+            self._header(text)
+
+    def _frame(self, text: str) -> None:
+        for tick in _FRAME.findall(text):
+            self.pts.append(None if tick == "NOPTS" else int(tick))
+        if (found := _BASE.search(text)) is not None:
+            self.configs += 1
+            self.base = Fraction(int(found[1]), int(found[2]))
+
+    def _keep(self, text: str) -> None:
+        if len(self._lines) < 8 and not text.startswith(_CONSEQUENCE):
+            self._lines.append(text.strip()[:DETAIL_LIMIT])
+
+    def _header(self, text: str) -> None:
+        if _MAPPING.match(text):
+            self._is_header = False
+        elif (found := _INPUT.match(text)) is not None:
+            self.container = found[1].rstrip(",")
+        elif (found := _DURATION.match(text)) is not None:
+            if found[1] and self._has_duration:
+                self._duration = 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+            self._start = float(found[4] or 0.0)
+        elif (found := _STREAM.match(text)) is not None:
+            is_video = found[1] == "Video" and not found[2].endswith("(attached pic)")
+            self._is_ours = is_video and self.info is None
+            if self._is_ours:
+                self.info = self._stream(found[2])
+        elif self._is_ours and (found := _ROTATION.search(text)) is not None:
+            self._turn(float(found[1]))
+
+    def _stream(self, text: str) -> VideoInfo:
+        size = _SIZE.search(text)
+        rate = _FPS.search(text)
+        return VideoInfo(
+            width=int(size[1]) if size else 0,
+            height=int(size[2]) if size else 0,
+            fps=float(rate[1]) * (1000 if rate[2] else 1) if rate else None,
+            duration=self._duration,
+            frames=None,
+            codec=re.match(r"\w*", text)[0],
+            rotation=0,
+            start=self._start,
+        )
+
+    def _turn(self, counterclockwise: float) -> None:
+        rotation = round(-counterclockwise / 90) * 90 % 360
+        info = self.info._replace(rotation=rotation)
+        if rotation % 180:
+            info = info._replace(width=info.height, height=info.width)
+        self.info = info
+
+    def failure(self, status: int) -> VideoError:
+        """Why a run gave no frame.
+
+        Args:
+            status: exit status of the process, negative if a signal ended it.
+        """
+        if status < 0:
+            return VideoError("crashed", f"the decoder was ended by signal {-status}")
+        said = " ".join(self._lines)
+        detail = self._lines[0] if self._lines else "no frame could be decoded"
+        if any(words in said for words in _NO_STREAM):
+            return VideoError("no_video_stream", "the file has no video stream")
+        if any(words in said for words in _NO_DECODER):
+            return VideoError("unsupported_codec", f"this ffmpeg cannot decode it: {detail}")
+        if self.container and self.info is None:
+            return VideoError("no_video_stream", "the file has no video stream")
+        return VideoError("invalid_data", detail)
