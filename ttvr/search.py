@@ -1,0 +1,259 @@
+"""Sentences -> ranked videos of a feature folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ttvr.clip import tokenizer
+from ttvr.errors import IncompatibleError, UsageError
+from ttvr.records import TextFeatures
+from ttvr.retriever import Retriever, load
+from ttvr.score import top_k
+from ttvr.store import Features
+
+QUERIES_AT_ONCE = 64
+_SHOWN = 60
+
+log = logging.getLogger(__name__)
+
+
+class Hit(NamedTuple):
+    """A video that was found.
+
+    Attributes:
+        rank: from 1.
+        id: of the video.
+        path: of the file or image folder, absolute.
+        score: of the head; of meanp the cosine, -1 to 1.
+        time: seconds from the first frame of the frame that fits best; None where the features
+            do not tell.
+    """
+
+    rank: int
+    id: str
+    path: str
+    score: float
+    time: float | None
+
+
+class Hits(NamedTuple):
+    """What was found for a query.
+
+    Attributes:
+        query: its number, from 0.
+        id: its name, where it has one.
+        text: the sentence.
+        hits: best first.
+    """
+
+    query: int
+    id: str | None
+    text: str
+    hits: tuple[Hit, ...]
+
+
+def rank(
+    queries: Sequence[str],
+    features: str | Path | Features,
+    top: int = 10,
+    *,
+    weights: str | Path | None = None,
+    activation: str | None = None,
+    device: str | torch.device = "cpu",
+) -> list[Hits]:
+    """The best videos for each sentence.
+
+    Args:
+        queries: sentences.
+        features: a feature folder, or its path.
+        top: hits per sentence, at most.
+        weights: a checkpoint; None takes the one that made the features.
+        activation: of the checkpoint's MLPs, where its file does not tell.
+        device: where sentences are encoded and scored.
+
+    Returns:
+        One entry per sentence, in their order.
+
+    Raises:
+        TtvrError: of the folder or of the model; a score that is not finite.
+        IncompatibleError: the weights did not make these features.
+        RequirementError: the weights or the device are not there.
+    """
+    if isinstance(queries, str):
+        raise ValueError(f"queries is a list of sentences, got the sentence {queries!r}")
+    if not isinstance(features, Features):
+        features = Features.open(features)
+    retriever = open_model(features, weights=weights, activation=activation, device=device)
+    return list(search(retriever, features, queries, top=top))
+
+
+def open_model(
+    features: Features,
+    *,
+    weights: str | Path | None = None,
+    activation: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Retriever:
+    """The model that made a folder of videos; arguments and errors as `rank`."""
+    if features.kind != "video":
+        raise IncompatibleError(f"{features.path} holds texts; expected features of videos")
+    made_with = features.meta["model"]
+    if weights is None:
+        weights, activation = made_with["source"], activation or made_with["activation"]
+    retriever = load(
+        weights, made_with["head"], made_with["reduce"], activation=activation, device=device
+    )
+    found = retriever.identity()
+    if found["space"] != made_with["space"]:
+        raise IncompatibleError(
+            f"{features.path} was made with {_describe(made_with)}, the weights are "
+            f"{_describe(found)}: pass those that made it with -w, or extract again with these"
+        )
+    if not retriever.head.offline:
+        raise UsageError(
+            f"ranking takes heads that give one vector per video; {found['head']} scores pairs"
+        )
+    return retriever
+
+
+def search(
+    retriever: Retriever,
+    features: Features,
+    queries: Sequence[str],
+    *,
+    top: int = 10,
+    ids: Sequence[str | None] | None = None,
+    on_long: str = "truncate",
+) -> Iterator[Hits]:
+    """The best videos for each sentence, handed out as soon as they are known.
+
+    Args:
+        retriever: from `open_model`.
+        features: a folder of videos.
+        queries: sentences.
+        top: hits per sentence, at most.
+        ids: names of the sentences.
+        on_long: what happens to sentences of more tokens than the model has positions: "truncate"
+            (the end-of-text token is kept; their number is logged) or "error".
+
+    Returns:
+        An iterator over one entry per sentence, in their order.
+
+    Raises:
+        UsageError: a sentence is too long, and that is an error.
+        TtvrError: a score is not finite.
+    """
+    names = [None] * len(queries) if ids is None else ids
+    _check_lengths(queries, most=retriever.clip.context_length, on_long=on_long)
+
+    def find() -> Iterator[Hits]:
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            texts = list(queries[start : start + QUERIES_AT_ONCE])
+            found = _find(retriever, features, texts, top)
+            for number, (text, hits) in enumerate(zip(texts, found, strict=True), start=start):
+                yield Hits(number, names[number], text, hits)
+
+    return find()
+
+
+@torch.inference_mode()
+def encode_texts(
+    retriever: Retriever,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 64,
+    words: bool = False,
+    length: int | None = None,
+) -> TextFeatures:
+    """Encode texts, those of like length together.
+
+    Attention is causal, so a batch need not be longer than its longest text: that changes nothing
+    but the rounding (1e-6). Features at padded positions are only there if they are computed.
+
+    Args:
+        retriever: the model.
+        texts: N sentences; cut to `length` tokens where longer, end-of-text kept.
+        batch_size: sentences per forward pass.
+        words: give the feature at every position, padded ones included.
+        length: L, tokens per text; by default all that the model has positions for.
+
+    Returns:
+        In the order of `texts`, float32: sentence [N, D]; words [N, L, D] and mask [N, L], or
+        [N, 0, D] and [N, 0] without `words`.
+    """
+    length = length or retriever.clip.context_length
+    N, D, L = len(texts), retriever.clip.width, length if words else 0
+    ids = tokenizer.tokenize(texts, length)
+    ends = ids.argmax(dim=1)  # [N], end-of-text has the highest id
+    sentence = torch.empty(N, D, device=retriever.device)
+    every = torch.empty(N, L, D, device=retriever.device)
+    mask = torch.empty(N, L, dtype=torch.bool, device=retriever.device)
+    for some in ends.argsort(stable=True).split(batch_size) if N else ():
+        longest = length if words else int(ends[some[-1]]) + 1
+        made = retriever.encode_text(ids[some, :longest])
+        sentence[some] = made.sentence.float()
+        if words:
+            every[some], mask[some] = made.words.float(), made.mask
+    return TextFeatures(sentence, every, mask)
+
+
+@torch.inference_mode()
+def _find(
+    retriever: Retriever, features: Features, texts: list[str], top: int
+) -> list[tuple[Hit, ...]]:
+    """The hits of each text."""
+    made = encode_texts(retriever, texts)
+    scores, rows = top_k(retriever.head.vector_text(made), features.video, top)
+    scores = scores * retriever.head.vector_gain
+    return [
+        tuple(
+            Hit(place, features.ids[row], features.items[row]["file"], score, time)
+            for place, (row, score, time) in enumerate(
+                zip(found, values, _times(features, sentence, found), strict=True), start=1
+            )
+        )
+        for sentence, found, values in zip(
+            made.sentence.cpu(), rows.tolist(), scores.tolist(), strict=True
+        )
+    ]
+
+
+def _times(features: Features, sentence: Tensor, rows: list[int]) -> list[float | None]:
+    """When the frame nearest to a sentence [D] is shown, in the video of each row."""
+    if features.frames is None or features.times is None or not rows:
+        return [None] * len(rows)
+    frames = torch.from_numpy(features.frames[rows]).float()  # [k, T, D]
+    mask = torch.from_numpy(features.mask[rows])
+    cosines = (frames @ sentence) / frames.norm(dim=-1)
+    best = cosines.masked_fill(~mask, -torch.inf).argmax(dim=1)
+    times = features.times[rows][range(len(rows)), best.numpy()].tolist()
+    return [None if math.isnan(time) else time for time in times]
+
+
+def _check_lengths(texts: Sequence[str], *, most: int, on_long: str) -> None:
+    long = [at for at, count in enumerate(tokenizer.count(texts)) if count > most]
+    if not long:
+        return
+    first = texts[long[0]]
+    first = repr(first if len(first) <= _SHOWN else first[:_SHOWN] + "...")
+    what = f"{len(long)} of {len(texts)} queries have more than {most} tokens"
+    if on_long == "error":
+        raise UsageError(
+            f"{what}, the first is number {long[0]}, {first}; shorten them or pass "
+            "--on-long truncate"
+        )
+    log.warning("%s and were cut, the first is number %d, %s", what, long[0], first)
+
+
+def _describe(model: dict[str, Any]) -> str:
+    return (
+        f"{model['source']} ({model['arch']}, {model['activation']}, head {model['head']}, "
+        f"{model['fingerprint'][:19]})"
+    )
