@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections import OrderedDict
 
 import torch
@@ -146,3 +147,19 @@ def hugging_face(tensors):
     for theirs, ours in norms.items():
         made |= {f"{theirs}.{kind}": tensors[f"{ours}.{kind}"] for kind in ("weight", "bias")}
     return {name: tensor.clone().contiguous() for name, tensor in made.items()}
+
+
+def rewrite(source, target, *, change=None, add=(), compress=()):
+    """A copy of a zip file with records changed (None drops one), added or compressed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for record in old.infolist():
+            name = record.filename.split("/", 1)[1]
+            content = old.read(record)
+            if change and name in change:
+                content = change[name](content) if callable(change[name]) else change[name]
+            if content is not None:
+                how = zipfile.ZIP_DEFLATED if name in compress else zipfile.ZIP_STORED
+                new.writestr(record.filename, content, how)
+        for name, content in add:
+            new.writestr(name, content)
+    return target

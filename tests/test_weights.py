@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 from collections import OrderedDict
 
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from ttvr.clip import weights
-from ttvr.errors import RequirementError, TtvrError, UsageError
 
 STATE = clip_files.state()
 
@@ -233,33 +231,6 @@ def test_named_checkpoint_knows_its_activation(tmp_path, monkeypatch):
     assert (checkpoint.source, checkpoint.activation) == (str(tmp_path / "ViT-B-16.pt"), None)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
-def test_save_keeps_activation_and_note(suffix, tmp_path):
-    path = tmp_path / f"c{suffix}"
-    weights.save(STATE, path, activation="gelu", note=weights.RANDOM)
-    checkpoint = weights.read(path)
-    assert checkpoint.activation == "gelu"
-    assert checkpoint.source == f"{path} [random (meaningless)]"
-    assert list(tmp_path.glob(".*")) == []
-
-
-def test_a_saved_state_dict_is_plain_for_others(tmp_path):
-    weights.save(STATE, tmp_path / "c.pt", activation="gelu")
-    module = clip_files.Clip()
-    missing = module.load_state_dict(torch.load(tmp_path / "c.pt", weights_only=True), strict=False)
-    assert missing.unexpected_keys == []
-    assert set(missing.missing_keys) == {"input_resolution", "context_length", "vocab_size"}
-
-
-def test_save_refuses_what_float16_cannot_hold(tmp_path):
-    state = {**STATE, "logit_scale": torch.tensor(1e5)}
-    with pytest.raises(TtvrError, match="logit_scale has values beyond"):
-        weights.save(state, tmp_path / "c.npz")
-    with pytest.raises(UsageError, match="suffix"):
-        weights.save(STATE, tmp_path / "c.onnx")
-    assert not [*tmp_path.glob("*.npz"), *tmp_path.glob(".*")]
-
-
 def test_run_holds_head_and_recipe(tmp_path):
     checkpoint = weights.read(saved("best.pt", RUN)(tmp_path))
     assert checkpoint.recipe == {"lr": 1e-4, "frames": 12}
@@ -296,103 +267,3 @@ def test_arch(sizes, name):
 def test_arch_of_a_text_tower():
     text = {name: tensor for name, tensor in STATE.items() if not name.startswith("visual.")}
     assert weights.arch(text) == "text-w64-l2"
-
-
-def test_random_is_an_archive_of_openai_kind(tmp_path, recwarn, caplog):
-    first, again, other = (tmp_path / name for name in ("a.pt", "b.pt", "c.pt"))
-    weights.random(first, seed=0)
-    weights.random(again, seed=0)
-    weights.random(other, seed=1)
-    assert not [w for w in recwarn if "jit" in str(w.message)]
-    checkpoint = weights.read(first)
-    assert "meaningless" in caplog.text
-    assert checkpoint.source == f"{first} [random (meaningless)]"
-    assert weights.locate(checkpoint.source) == first
-    assert (checkpoint.format, checkpoint.activation) == ("TorchScript archive", "quick_gelu")
-    prints = [weights.fingerprint(weights.load(path)) for path in (first, again, other)]
-    assert prints[0] == prints[1] != prints[2]
-    assert first.read_bytes() == again.read_bytes()
-    with pytest.warns(DeprecationWarning, match="torch.jit.load"):
-        theirs = torch.jit.load(first).state_dict()
-    assert {"input_resolution", "context_length", "vocab_size"} == set(theirs) - set(
-        checkpoint.clip
-    )
-    for name, tensor in checkpoint.clip.items():
-        assert theirs[name].dtype == torch.float16
-        assert torch.equal(theirs[name].float(), tensor)
-    assert weights.arch(checkpoint.clip) == "ViT-w128-p32-l2"
-    assert checkpoint.clip["token_embedding.weight"].shape == (49408, 128)
-    spread = checkpoint.clip["token_embedding.weight"].std()
-    assert abs(float(spread) - 0.02) < 1e-3
-
-
-def test_safetensors_package_is_asked_for(tmp_path, monkeypatch):
-    path = WRITERS["safetensors"](tmp_path)
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("safetensors"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(RequirementError, match=r"pip install 'ttvr\[safetensors\]'"):
-        weights.load(path)
-    with pytest.raises(RequirementError, match=r"pip install 'ttvr\[safetensors\]'"):
-        weights.save(STATE, tmp_path / "x.safetensors")
-
-
-class TestLocate:
-    def test_order(self, tmp_path, monkeypatch):
-        folders = [tmp_path / "mine", tmp_path / "cwd" / "weights"]
-        folders += [tmp_path / "home" / ".cache" / name for name in ("ttvr", "clip")]
-        monkeypatch.setenv("TTVR_WEIGHTS", str(folders[0]))
-        for folder in folders:
-            folder.mkdir(parents=True)
-            (folder / "ViT-B-32.pt").touch()
-        for folder in folders:
-            assert weights.locate("ViT-B/32") == folder / "ViT-B-32.pt"
-            assert weights.locate("ViT-B-32.pt") == folder / "ViT-B-32.pt"
-            (folder / "ViT-B-32.pt").unlink()
-
-    def test_a_path_wins_over_places_but_not_over_names(self, tmp_path, monkeypatch):
-        (tmp_path / "cwd" / "ViT-B-32.pt").touch()
-        (tmp_path / "cwd" / "default").touch()
-        assert weights.locate("ViT-B-32.pt") == tmp_path / "cwd" / "ViT-B-32.pt"
-        monkeypatch.setenv("TTVR_WEIGHTS", str(tmp_path / "cwd" / "ViT-B-32.pt"))
-        assert weights.locate("default").name == "ViT-B-32.pt"
-        assert weights.locate("./default") == tmp_path / "cwd" / "default"
-
-    def test_variable_may_name_the_default_file(self, tmp_path, monkeypatch):
-        file = tmp_path / "any.pt"
-        file.touch()
-        monkeypatch.setenv("TTVR_WEIGHTS", str(file))
-        assert weights.locate("default") == file
-        with pytest.raises(RequirementError, match="ViT-B/16"):
-            weights.locate("ViT-B/16")
-
-    def test_variable_that_names_nothing(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("TTVR_WEIGHTS", str(tmp_path / "gone"))
-        with pytest.raises(RequirementError, match="which does not exist"):
-            weights.locate("default")
-
-    @pytest.mark.parametrize("name", ["ttvr-tiny", "ViT-L/14@336px", "ViT-B-16.pt"])
-    def test_not_found_says_where_and_how(self, name, monkeypatch, tmp_path):
-        monkeypatch.setattr("ttvr.clip.catalog._PACKAGE", tmp_path / "ttvr")
-        with pytest.raises(RequirementError) as caught:
-            weights.locate(name)
-        text = str(caught.value)
-        wanted = "ViT-B/32" if name == "ttvr-tiny" else ""
-        for part in ("$TTVR_WEIGHTS (not set)", ".cache/clip", f"fetch {wanted}", " MB", "sha256"):
-            assert part in text
-        assert "curl --create-dirs -C - -o " in text
-        assert "https://openaipublic.azureedge.net/clip/models/" in text
-        assert "\n" not in text
-
-    def test_neither_path_nor_name(self, tmp_path):
-        with pytest.raises(RequirementError, match=r"no weights 'ViT-B-64'.*names are default"):
-            weights.locate("ViT-B-64")
-        with pytest.raises(TtvrError, match="a folder, not a checkpoint"):
-            weights.locate(tmp_path)
-        with pytest.raises(RequirementError):
-            weights.locate("")

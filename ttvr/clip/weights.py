@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ttvr.clip import _formats, _layouts, _sizes
+from ttvr.clip import _archive, _formats, _layouts, _sizes
 from ttvr.clip._formats import RUN_FORMAT
 from ttvr.clip._sizes import arch
 from ttvr.clip._write import SIZES, SUFFIXES, random, save
@@ -33,6 +34,7 @@ __all__ = [
     "random",
     "read",
     "save",
+    "verify",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -101,6 +103,14 @@ def read(path_or_name: str | Path) -> Checkpoint:
     return Checkpoint(clip, head, recipe, source, activation, reducers, raw.format)
 
 
+def verify(path_or_name: str | Path) -> Checkpoint:
+    """Like `read`, and compares the checksums that an archive has of its records."""
+    path = locate(path_or_name)
+    if zipfile.is_zipfile(path):
+        _archive.check_sums(path)
+    return read(path_or_name)
+
+
 def fingerprint(state: dict[str, Tensor]) -> str:
     """What a state is, whatever file it came from.
 
@@ -155,5 +165,6 @@ def _activation(raw: _formats.Raw) -> str | None:
     if stated is None:
         return "quick_gelu" if raw.format in ("TorchScript archive", "ttvr npz") else None
     if stated not in _ACTIVATIONS:
-        raise TtvrError(f"activation {_layouts.shown(stated)!r} is none of {', '.join(_ACTIVATIONS)}")
+        known = ", ".join(_ACTIVATIONS)
+        raise TtvrError(f"activation {_layouts.shown(stated)!r} is none of {known}")
     return stated

@@ -1,0 +1,294 @@
+"""ttvr-weights: what checkpoints there are, where they lie, and how to get and change them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttvr.commands import _options
+from ttvr.commands._progress import Progress
+from ttvr.commands._run import execute, parser
+
+if TYPE_CHECKING:
+    from ttvr.clip.catalog import Entry
+
+_MEGA = 10**6
+_SHOWN_HASH = 12
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return execute(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser(
+        "weights",
+        summary="List, fetch, verify, convert and find checkpoints. stdout: a table, or a path.",
+        examples=(
+            "ttvr-weights list",
+            "ttvr-weights fetch ViT-B/32",
+            "ttvr-weights random --seed 0 -o random.pt",
+        ),
+    )
+    verbs = made.add_subparsers(
+        title="what to do", metavar="VERB", required=True, help="each has --help"
+    )
+    _add(made, verbs, _list, "the names, and where their files were found", "list", "json")
+    one = _add(made, verbs, _where, "print the path of a checkpoint", "where ViT-B/32")
+    one.add_argument("weights", metavar="NAME|PATH", nargs="?", default="default", help="which")
+    summary = "check hash, tensors and sizes of a checkpoint"
+    one = _add(made, verbs, _verify, summary, "verify model.pt", "json")
+    one.add_argument("weights", metavar="PATH|NAME", help="a checkpoint or a name")
+    _add_fetch(made, verbs)
+    _add_convert(made, verbs)
+    _add_random(made, verbs)
+    return made
+
+
+def _add_fetch(made: argparse.ArgumentParser, verbs: argparse._SubParsersAction) -> None:
+    summary = "download a public checkpoint"
+    one = _add(made, verbs, _fetch, summary, "fetch ViT-B/32 -o weights/", "progress")
+    one.add_argument("name", metavar="NAME", help="as `ttvr-weights list` shows it")
+    one.add_argument("--url", help="a mirror of the file, or file://...; its hash must be the same")
+    one.add_argument("-o", "--out", metavar="DIR", help="folder; by default ~/.cache/ttvr")
+
+
+def _add_convert(made: argparse.ArgumentParser, verbs: argparse._SubParsersAction) -> None:
+    summary = "write a CLIP as a state dict, .safetensors or .npz"
+    example = "convert ViT-B/32 -o clip.safetensors --dtype float16"
+    one = _add(made, verbs, _convert, summary, example, "overwrite")
+    one.add_argument("weights", metavar="IN", help="a checkpoint or a name")
+    one.add_argument(
+        "-o", "--out", required=True, metavar="OUT", help=".pt, .bin, .safetensors or .npz"
+    )
+    one.add_argument(
+        "--dtype", choices=("float32", "float16"), help="by default float32, for .npz float16"
+    )
+
+
+def _add_random(made: argparse.ArgumentParser, verbs: argparse._SubParsersAction) -> None:
+    summary = "write meaningless random weights in OpenAI's format, for trying things out"
+    example = "random --seed 0 -o random.pt"
+    one = _add(made, verbs, _random, summary, example, "seed", "overwrite")
+    one.add_argument(
+        "-o", "--out", required=True, metavar="FILE", help="a TorchScript archive, .pt"
+    )
+    one.add_argument("--size", default="tiny", help="tiny (15 MB) or ViT-B/32 (303 MB)")
+
+
+def _add(
+    made: argparse.ArgumentParser,
+    verbs: argparse._SubParsersAction,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    example: str,
+    *shared: str,
+) -> argparse.ArgumentParser:
+    """A sub-command with what all commands have; exit codes and layout are those of `made`."""
+    exit_codes = made.epilog.splitlines()[-1]
+    one = verbs.add_parser(
+        run.__name__.removeprefix("_"),
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  ttvr-weights {example}\n\n{exit_codes}",
+        formatter_class=made.formatter_class,
+        allow_abbrev=False,
+    )
+    for flags, text in ((("-v", "--verbose"), "say more"), (("-q", "--quiet"), "say less")):
+        one.add_argument(
+            *flags, action="store_true", default=argparse.SUPPRESS, help=f"{text} on stderr"
+        )
+    _options.add(one, *shared)
+    one.set_defaults(verb=run)
+    return one
+
+
+def _run(args: argparse.Namespace) -> int:
+    return args.verb(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from ttvr.clip import catalog
+
+    rows = []
+    for entry in catalog.ENTRIES:
+        name = entry.aliases[0] if entry.aliases else entry.name
+        path = _found(name)
+        rows.append(
+            {
+                "name": name,
+                "file": path.name if path else entry.file,
+                "bytes": path.stat().st_size if path else None,
+                "megabytes": entry.megabytes or None,
+                "sha256": entry.sha256 or None,
+                "path": str(path) if path else None,
+                "note": catalog.label(path) if path else "",
+            }
+        )
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    if sys.stdout.isatty():
+        print("name\tfile\tsize\tsha256\tfound at")
+    for row in rows:
+        size = f"{row['bytes'] / _MEGA:.1f} MB" if row["bytes"] else ""
+        size = size or (f"about {row['megabytes']} MB" if row["megabytes"] else "-")
+        place = f"{row['path']} {row['note']}".strip() if row["path"] else "-"
+        print(row["name"], row["file"], size, (row["sha256"] or "-")[:_SHOWN_HASH], place, sep="\t")
+    return 0
+
+
+def _found(name: str) -> Path | None:
+    from ttvr.clip import catalog
+    from ttvr.errors import RequirementError
+
+    catalog.places()
+    try:
+        return catalog.locate(name)
+    except RequirementError:
+        return None
+
+
+def _where(args: argparse.Namespace) -> int:
+    from ttvr.clip.catalog import locate
+
+    print(locate(args.weights))
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from ttvr.clip import catalog, fetch
+
+    entry = _public(args.name)
+    known = _found(entry.name) if args.out is None else None
+    if known is not None and fetch.hash_of(known) == entry.sha256:
+        print(known)
+        return 0
+    # Whole megabytes are the items: the count is what a person can follow.
+    with Progress("MB", total=entry.megabytes, mode=args.progress, quiet=args.quiet) as progress:
+        path = fetch.fetch(
+            entry, args.out or catalog.cache(), url=args.url, report=_Megabytes(progress)
+        )
+    print(path)
+    return 0
+
+
+def _public(name: str) -> Entry:
+    from ttvr.clip import catalog
+    from ttvr.errors import UsageError
+
+    entry = catalog.find(name)
+    if entry is None or not entry.url:
+        public = ", ".join(entry.name for entry in catalog.ENTRIES if entry.url)
+        raise UsageError(f"nothing to fetch under the name {name!r}; there are: {public}")
+    return entry
+
+
+class _Megabytes:
+    """Tells a progress line of each further megabyte; the first report may be of earlier ones."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._shown = progress, 0
+
+    def __call__(self, have: int, total: int | None) -> None:
+        """Count up to `have` bytes."""
+        if self._shown == 0 and have > 2 * _MEGA:
+            self._shown = have // _MEGA
+            self._progress.step(skipped=self._shown)
+        while self._shown < have // _MEGA:
+            self._shown += 1
+            self._progress.step()
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from ttvr.clip import catalog, fetch, weights
+    from ttvr.errors import TtvrError
+
+    path = weights.locate(args.weights)
+    found = fetch.hash_of(path)
+    entry = catalog.find(args.weights) or catalog.find(path.name)
+    wanted = entry.sha256 if entry is not None and entry.file == path.name else ""
+    if wanted and found != wanted:
+        raise TtvrError(
+            f"{path}: sha256 {found}, {entry.name} has {wanted}: damaged, or another file of that "
+            "name; move it away and fetch again"
+        )
+    checkpoint = weights.verify(args.weights)
+    facts = {
+        "path": str(path),
+        "source": checkpoint.source,
+        "format": checkpoint.format,
+        "bytes": path.stat().st_size,
+        "sha256": found,
+        "known": entry.name if wanted else None,
+        "arch": weights.arch(checkpoint.clip),
+        "activation": checkpoint.activation,
+        "parameters": sum(tensor.numel() for tensor in checkpoint.clip.values()),
+        "fingerprint": weights.fingerprint(checkpoint.clip),
+    }
+    if args.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        for key, value in facts.items():
+            print(key, "-" if value is None else value, sep="\t")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from ttvr.clip import weights
+    from ttvr.errors import UsageError
+
+    out = Path(args.out)
+    if out.suffix not in weights.SUFFIXES:
+        raise UsageError(f"{out}: the suffix must be one of {', '.join(weights.SUFFIXES)}")
+    if _keeps(out, args):
+        return 0
+    checkpoint = weights.read(args.weights)
+    note = weights.RANDOM if checkpoint.source.endswith(f"[{weights.RANDOM}]") else ""
+    weights.save(
+        checkpoint.clip, out, dtype=args.dtype, activation=checkpoint.activation, note=note
+    )
+    if checkpoint.head and not args.quiet:
+        print("ttvr-weights: only the CLIP was written, not the head of the run", file=sys.stderr)
+    print(out)
+    return 0
+
+
+def _random(args: argparse.Namespace) -> int:
+    from ttvr.clip import weights
+    from ttvr.errors import UsageError
+
+    out = Path(args.out)
+    if out.suffix != ".pt":
+        raise UsageError(f"{out}: OpenAI's format is a TorchScript archive; name it .pt")
+    if args.size not in weights.SIZES:
+        raise UsageError(f"no size {args.size!r}; there are: {', '.join(weights.SIZES)}")
+    if _keeps(out, args):
+        return 0
+    weights.random(out, size=args.size, seed=args.seed)
+    if not args.quiet:
+        print(
+            f"ttvr-weights: {out} holds random weights: good for trying commands out, every "
+            "ranking from it is meaningless",
+            file=sys.stderr,
+        )
+    print(out)
+    return 0
+
+
+def _keeps(out: Path, args: argparse.Namespace) -> bool:
+    """Whether the output is there already and stays; its path is printed like a new one's."""
+    if args.overwrite or not os.path.lexists(out):
+        return False
+    if not args.quiet:
+        print(
+            f"ttvr-weights: {out} exists and was kept; --overwrite makes it anew", file=sys.stderr
+        )
+    print(out)
+    return True
