@@ -6,11 +6,22 @@ again gives the bytes of an undisturbed run. A power cut: shards that are closed
 as rows of zeros and are made again, or journal lines, whose rows are made again too.
 """
 
-from ttvr.store._earlier import Outcome
-from ttvr.store._features import Features
+from ttvr.store._earlier import Outcome, known
+from ttvr.store._features import Features, attempts
 from ttvr.store._journal import Source
 from ttvr.store._rows import Rows
 from ttvr.store._texts import TextWriter
 from ttvr.store._writer import Settings, Writer, finished
 
-__all__ = ["Features", "Outcome", "Rows", "Settings", "Source", "TextWriter", "Writer", "finished"]
+__all__ = [
+    "Features",
+    "Outcome",
+    "Rows",
+    "Settings",
+    "Source",
+    "TextWriter",
+    "Writer",
+    "attempts",
+    "finished",
+    "known",
+]

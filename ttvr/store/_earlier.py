@@ -28,6 +28,16 @@ class Outcome(NamedTuple):
     row: dict[str, np.ndarray] | None
 
 
+def known(folder: Path) -> dict[Source, str]:
+    """The status of every input that a folder's runs have attempted; empty where there is none."""
+    statuses = {}
+    for place in (*_claim.earlier(folder), folder):
+        lines = _journal.read(place / ITEMS)
+        roots = read_meta(place)["roots"] if lines else []
+        statuses |= {Source.of(line.entry, roots): line.entry["status"] for line in lines}
+    return statuses
+
+
 class Earlier:
     """What earlier runs made, found by the input it was made of.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,17 @@ CHECKED_ELEMENTS = (
 _DTYPES = {"mask": ("|b1",), "times": ("<f4",)}
 
 
+def attempts(folder: Path) -> Iterator[dict[str, Any]]:
+    """All journal lines of a folder, failures too, each with the absolute path as "file".
+
+    Raises:
+        TtvrError: no feature folder, or a damaged journal.
+    """
+    roots = read_meta(folder)["roots"]
+    for line in _journal.read(folder / ITEMS):
+        yield line.entry | {"file": str(Path(roots[line.entry["root"]], line.entry["path"]))}
+
+
 class Features:
     """A complete feature folder. Made by `Features.open`; rows are read when they are asked for.
 
@@ -52,7 +64,7 @@ class Features:
         patches: [n, T, P, D], or None where not asked for.
         pad: [D], what the encoder makes of an all-zero frame.
         text: [n, E] unit vectors of a text folder.
-        words: [n, L, D], zero where masked.
+        words: [n, L, D] at every position, padded ones too.
         texts: the sentences, one per row.
     """
 
@@ -109,11 +121,7 @@ class Features:
     @cached_property
     def items(self) -> list[dict[str, Any]]:
         """The journal lines of the rows, in row order, each with the absolute path as "file"."""
-        found = []
-        for line in _journal.read(self.path / ITEMS):
-            if line.entry["status"] != FAILED:
-                root = self.meta["roots"][line.entry["root"]]
-                found.append(line.entry | {"file": str(Path(root, line.entry["path"]))})
+        found = [item for item in attempts(self.path) if item["status"] != FAILED]
         if [item["id"] for item in found] != self.ids:
             raise damaged(self.path / ITEMS, f"its items are not those of {IDS}")
         return found

@@ -8,6 +8,7 @@ upright, in display order, with their own timestamps, and none is invented.
 from __future__ import annotations
 
 import stat
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,7 @@ def read_frames(
     start: float = 0.0,
     end: float | None = None,
     timeout: float = TIMEOUT,
+    stop: threading.Event | None = None,
 ) -> Frames:
     """Chosen frames of a video, GIF, animated WebP or folder of images.
 
@@ -104,6 +106,7 @@ def read_frames(
         start: seconds from the first frame where candidates begin.
         end: seconds where they end; None is the end of the video.
         timeout: seconds for all of it.
+        stop: setting it from another thread kills the decoder.
 
     Returns:
         The frames, T of them, at most as many as were chosen, never padded.
@@ -111,10 +114,11 @@ def read_frames(
     Raises:
         VideoError: no frame could be had; its `code` says why.
         RequirementError: there is no ffmpeg.
+        concurrent.futures.CancelledError: `stop` was set.
     """
     path = Path(path)
     choice = Choice(choose, fps=fps, start=start, end=end)
-    deadline = Deadline.after(timeout)
+    deadline = Deadline.after(timeout, stop=stop)
     if _is_for_pillow(path):
         return _images.read(path, choice, size=size, deadline=deadline)
     track = _isobmff.read(path)

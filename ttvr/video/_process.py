@@ -7,30 +7,45 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import NamedTuple
 
 from ttvr.errors import VideoError
 
 CHUNK = 1 << 20  # bytes per read
+STOP_EVERY = 0.2  # seconds between looks at whether the work was called off
 LINE_LIMIT = 1 << 16  # a longer line of the decoder is cut
 
 
 class Deadline(NamedTuple):
-    """When the work on one video must be done."""
+    """When the work on one video must be done, and who may end it before."""
 
     limit: float
     at: float
+    stop: threading.Event | None = None
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
+    def after(cls, seconds: float, *, stop: threading.Event | None = None) -> Deadline:
         """The moment that many seconds from now."""
-        return cls(seconds, time.monotonic() + seconds)
+        return cls(seconds, time.monotonic() + seconds, stop)
 
     def left(self) -> float:
         """Seconds left, at least 0."""
         return max(0.0, self.at - time.monotonic())
+
+    def nap(self) -> float:
+        """Seconds to wait at most before `check` is called again."""
+        return self.left() if self.stop is None else min(self.left(), STOP_EVERY)
+
+    def check(self) -> None:
+        """Raise TimeoutError when the time is up, CancelledError when the work was called off."""
+        if self.stop is not None and self.stop.is_set():
+            raise CancelledError
+        if self.left() == 0:
+            raise TimeoutError
 
 
 def run(
@@ -52,6 +67,7 @@ def run(
 
     Raises:
         VideoError: timeout.
+        CancelledError: the deadline's `stop` was set.
     """
     child = subprocess.Popen(
         arguments,
@@ -87,9 +103,8 @@ def _pump(
             os.set_blocking(child.stdin.fileno(), False)
             selector.register(child.stdin, selectors.EVENT_WRITE, _Feeder(feed))
         while selector.get_map():
-            events = selector.select(deadline.left())
-            if not events or deadline.left() == 0:
-                raise TimeoutError
+            events = selector.select(deadline.nap())
+            deadline.check()
             for key, _ in events:
                 if not _serve(key):
                     selector.unregister(key.fileobj)

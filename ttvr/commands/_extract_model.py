@@ -1,0 +1,34 @@
+"""The model of ttvr-extract, and what its folders say of how they were made."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from ttvr import __version__
+
+if TYPE_CHECKING:
+    from ttvr.retriever import Retriever
+
+
+def load_model(args: argparse.Namespace) -> Retriever:
+    """The model that the flags name."""
+    from ttvr import retriever
+
+    return retriever.load(args.weights, args.head, activation=args.activation, device=args.device)
+
+
+def provenance(retriever: Retriever) -> dict[str, Any]:
+    """Who makes a folder, how and when."""
+    import torch
+
+    return {
+        "ttvr": __version__,
+        "torch": torch.__version__,
+        "device": str(retriever.device),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "argv": shlex.join(sys.argv),
+    }

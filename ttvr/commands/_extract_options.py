@@ -1,0 +1,171 @@
+"""The flags of ttvr-extract."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from ttvr.commands import _options
+from ttvr.commands._run import parser
+from ttvr.recipes import Recipe
+
+MOST_JOBS = 8
+_SUMMARY = """\
+Videos, folders of videos, folders of images, GIF and WebP -> a folder of .npy features.
+With --text: a file of captions -> a folder of text features.
+
+A folder is searched for videos; an id is the path below it without suffix. Running the same
+command again goes on where it was interrupted, and after changes makes only what is new; the
+result is the same, byte for byte, as if it had run once. stdout: the output folder."""
+_EXAMPLES = (
+    "ttvr-extract videos/ -o feats/",
+    "find . -name '*.mp4' -print0 | ttvr-extract --files-from - -0 --root . -o feats/",
+    "ttvr-extract --text captions.txt -w ViT-B/32 -o tfeats/",
+)
+
+
+def extract_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    made = parser("extract", summary=_SUMMARY, examples=_EXAMPLES)
+    _add_inputs(made.add_argument_group("inputs and output"))
+    _add_model(made.add_argument_group("model"))
+    _add_frames(made.add_argument_group("frames"))
+    _add_stored(made.add_argument_group("what is stored"))
+    _add_work(made.add_argument_group("work"))
+    _add_texts(made.add_argument_group("texts"))
+    return made
+
+
+def default_jobs() -> int:
+    """Decoders at once: the processors this process may use, at most 8."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, MOST_JOBS)
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "paths", nargs="*", metavar="PATH", help="a video, an image folder, or a folder of videos"
+    )
+    _options.add(group, "out")
+    group.add_argument(
+        "--files-from", metavar="FILE|-", help="read more PATHs from it, one per line; - is stdin"
+    )
+    group.add_argument(
+        "-0", "--null", action="store_true", help="PATHs of --files-from end with NUL, not newline"
+    )
+    group.add_argument(
+        "--root", metavar="DIR", help="ids are paths below it, not below each PATH's own folder"
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", help="list what would be made and kept; write nothing"
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    _options.add(group, "weights", "head", "device", "precision", "batch-size")
+
+
+def _add_frames(group: argparse._ArgumentGroup) -> None:
+    recipe = Recipe()
+    group.add_argument(
+        "--frames",
+        type=_options.positive,
+        metavar="N",
+        help=f"per video, at most (default: the weights' own, else {recipe.frames})",
+    )
+    group.add_argument(
+        "--sampler",
+        choices=("segment", "linspace"),
+        help="middles of equal parts, or CLIP4Clip's first to last "
+        f"(default: the weights' own, else {recipe.sampler})",
+    )
+    group.add_argument(
+        "--fps",
+        type=_options.seconds,
+        metavar="F",
+        help="choose among F frames per second (default: the weights' own, else all frames)",
+    )
+    group.add_argument(
+        "--exact-resize",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="resize with Pillow from full frames, as CLIP was trained, not in ffmpeg; slower",
+    )
+
+
+def _add_stored(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--no-frames",
+        action="store_true",
+        help="leave out frames/: then no time of the best frame, and heads that need frames fail",
+    )
+    group.add_argument(
+        "--patches",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="keep the patch tokens of every frame; large, the size is told before the run",
+    )
+    group.add_argument(
+        "--dtype", choices=("float16", "float32"), default="float16", help="of the features"
+    )
+    group.add_argument(
+        "--shard-rows", type=_options.positive, default=8192, metavar="N", help="rows per file"
+    )
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-j",
+        "--jobs",
+        type=_options.positive,
+        metavar="N",
+        help=f"videos decoded at once (default: one per processor, at most {MOST_JOBS})",
+    )
+    group.add_argument(
+        "--timeout",
+        type=_options.seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds to decode one video, then it fails",
+    )
+    group.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with what is in the output folder",
+    )
+    _options.add(group, "overwrite")
+    group.add_argument(
+        "--retry-failed",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="try again what failed before",
+    )
+    group.add_argument(
+        "--strict",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="exit with 1 if an input failed or is partial",
+    )
+    _options.add(group, "json", "progress")
+
+
+def _add_texts(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--text", metavar="FILE|-", help="texts instead of videos, one per line; - is stdin"
+    )
+    group.add_argument(
+        "--gt", metavar="FILE", help="what texts describe: lines of caption<TAB>video id"
+    )
+    group.add_argument(
+        "--words",
+        type=_options.positive,
+        metavar="N",
+        help="tokens of a text, start and end included (default: the model's context length)",
+    )
+    group.add_argument(
+        "--on-long",
+        choices=("truncate", "error"),
+        default="truncate",
+        help="what happens to longer texts; truncated ones are counted on stderr",
+    )

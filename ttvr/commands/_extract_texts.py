@@ -1,0 +1,93 @@
+"""ttvr-extract --text: captions to a folder of text features."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ttvr.commands._extract_model import load_model, provenance
+from ttvr.commands._progress import Progress
+from ttvr.commands._run import DONE
+from ttvr.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+
+def run_texts(args: argparse.Namespace) -> int:
+    """Extract text features; the exit code is returned."""
+    from ttvr import extract
+    from ttvr.search import encode_texts
+
+    texts = _texts(args.text)
+    pairs = _pairs(args.gt, texts) if args.gt else None
+    retriever = load_model(args)
+    words = args.words or retriever.clip.context_length
+    if words > retriever.clip.context_length:
+        raise UsageError(f"--words {words}: the model takes {retriever.clip.context_length}")
+    with Progress("texts", total=len(texts), mode=args.progress, quiet=args.quiet) as progress:
+        meta, long = extract.run_texts(
+            texts,
+            Path(args.out),
+            retriever=retriever,
+            encode=partial(
+                encode_texts, retriever, batch_size=args.batch_size, length=words, words=True
+            ),
+            options=extract.TextOptions(words, args.on_long, args.dtype, args.shard_rows),
+            provenance={**provenance(retriever), "precision": "fp32"},
+            pairs=pairs,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            on_step=lambda count, skipped: progress.step(skipped=skipped or count),
+        )
+    if long:
+        log.warning("%d of %d texts have more than %d tokens, cut", long, len(texts), words)
+    if args.json:
+        print(json.dumps({"out": args.out, "count": meta["count"], "truncated": long}))
+    else:
+        print(args.out)
+    return DONE
+
+
+def _texts(name: str) -> list[str]:
+    """The texts of a file, one per line; of `id<TAB>text` the text. Blank lines are no texts."""
+    texts = (line.partition("\t")[2].strip() or line.strip() for line in _lines(name))
+    return [text for text in texts if text]
+
+
+def _pairs(name: str, texts: Sequence[str]) -> list[tuple[int, str]]:
+    """(row of the text, video id) for lines of caption<TAB>video id.
+
+    Where a caption stands on several lines of both files they are matched in order.
+
+    Raises:
+        UsageError: a line has no tab, or its caption is not among the texts.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, text in enumerate(texts):
+        rows[text].append(row)
+    pairs = []
+    for number, line in enumerate(_lines(name), start=1):
+        caption, _, video = (part.strip() for part in line.partition("\t"))
+        if not line.strip():
+            continue
+        if not video or caption not in rows:
+            what = "its caption is not among the texts" if video else "no video id"
+            raise UsageError(f"{name}, line {number}: {what}; expected caption<TAB>video id")
+        left = rows[caption]
+        pairs.append((left.pop(0) if len(left) > 1 else left[0], video))
+    return pairs
+
+
+def _lines(name: str) -> list[str]:
+    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: not UTF-8 at byte {error.start}") from error
+    return [line.removesuffix("\r") for line in text.split("\n")]

@@ -1,0 +1,212 @@
+"""ttvr-extract: videos to a folder of features, or texts to one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttvr.commands._extract_model import load_model, provenance
+from ttvr.commands._extract_options import default_jobs, extract_parser
+from ttvr.commands._extract_texts import run_texts
+from ttvr.commands._progress import Progress
+from ttvr.commands._run import DONE, FAILED, PARTIAL, execute
+from ttvr.errors import RequirementError, UsageError
+
+if TYPE_CHECKING:
+    from ttvr.extract import Inputs, Options, Summary
+    from ttvr.retriever import Retriever
+
+_GIB = 1 << 30
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Extract features; the exit code is returned."""
+    return execute(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    return extract_parser()
+
+
+def _run(args: argparse.Namespace) -> int:
+    _check(args)
+    # Nothing above needs these: wrong use is answered before torch is imported.
+    from ttvr import extract
+    from ttvr.clip import weights
+
+    with _terminable():
+        if args.text is not None:
+            weights.locate(args.weights)
+            return run_texts(args)
+        if not args.dry_run:
+            weights.locate(args.weights)
+        inputs = extract.find_inputs(args.paths, listed=_listed(args), root=args.root)
+        if inputs.skipped:
+            log.info("%d files below the folders are no videos, passed over", inputs.skipped)
+        return _list(args, inputs) if args.dry_run else _extract(args, inputs)
+
+
+def _check(args: argparse.Namespace) -> None:
+    has_videos = bool(args.paths or args.files_from)
+    if args.text is None and not has_videos:
+        raise UsageError("nothing to extract: give a PATH, --files-from, or --text")
+    if args.text is not None and (has_videos or args.dry_run):
+        raise UsageError("--text goes without PATHs, --files-from and --dry-run")
+    if args.text is None and (args.gt or args.words):
+        raise UsageError("--gt and --words go with --text")
+    if args.out is None:
+        raise UsageError("where to? pass -o FOLDER")
+    if args.null and not args.files_from:
+        raise UsageError("-0 goes with --files-from")
+
+
+def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
+    from ttvr import extract
+
+    began = time.monotonic()
+    found = _ffmpeg([item.clip.path for item in inputs.items])
+    retriever = load_model(args)
+    options = _options_of(args, retriever)
+    if args.patches:
+        each = extract.Encoder(retriever, options).row_bytes()
+        whole = each * len(inputs.items) / _GIB
+        log.warning("patches: %d bytes per video, %.3g GiB in all", each, whole)
+    with Progress(
+        "videos", total=len(inputs.items), mode=args.progress, quiet=args.quiet
+    ) as progress:
+        summary = extract.run(
+            inputs.items,
+            Path(args.out),
+            retriever=retriever,
+            options=options,
+            provenance={**provenance(retriever), "ffmpeg": found},
+            resume=args.resume,
+            overwrite=args.overwrite,
+            retry_failed=args.retry_failed,
+            on_step=lambda outcome, skipped: progress.step(
+                failed=outcome is not None and outcome.row is None, skipped=skipped
+            ),
+        )
+    return _report(args, summary, inputs, time.monotonic() - began)
+
+
+def _options_of(args: argparse.Namespace, retriever: Retriever) -> Options:
+    """Flags, and where one is not given, what the weights were trained with."""
+    from ttvr.extract import Options
+
+    recipe = retriever.recipe
+    return Options(
+        frames=args.frames or recipe.frames,
+        sampler=args.sampler or recipe.sampler,
+        fps=args.fps or recipe.fps,
+        exact_resize=args.exact_resize,
+        keep_frames=not args.no_frames,
+        patches=args.patches,
+        dtype=args.dtype,
+        shard_rows=args.shard_rows,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        jobs=args.jobs or default_jobs(),
+        timeout=args.timeout,
+    )
+
+
+def _ffmpeg(paths: Sequence[Path]) -> str | None:
+    """Version of the ffmpeg that will decode; None where Pillow reads everything.
+
+    Raises:
+        RequirementError: there is none, and a video needs it.
+    """
+    from ttvr import video
+
+    try:
+        return video.ffmpeg_version()
+    except RequirementError:
+        if all(path.is_dir() or path.suffix.lower() in (".gif", ".webp") for path in paths):
+            return None
+        raise
+
+
+def _report(args: argparse.Namespace, summary: Summary, inputs: Inputs, seconds: float) -> int:
+    for problem in summary.problems:
+        print(f"{problem.path}: {problem.status}: {problem.reason}", file=sys.stderr)
+    counts = summary.meta["counts"]
+    log.info(
+        "%d videos in %s (%d ok, %d partial, %d failed), %.1f s",
+        *(summary.meta["count"], args.out, *counts.values(), seconds),
+    )
+    if args.json:
+        facts = {
+            "out": args.out,
+            "count": summary.meta["count"],
+            "counts": counts,
+            "skipped": inputs.skipped,
+            "seconds": round(seconds, 3),
+            "problems": [problem._asdict() for problem in summary.problems],
+        }
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print(args.out)
+    if not summary.meta["count"]:
+        print("ttvr-extract: no input gave features", file=sys.stderr)
+        return FAILED
+    if summary.problems:
+        return FAILED if args.strict else PARTIAL
+    return DONE
+
+
+def _list(args: argparse.Namespace, inputs: Inputs) -> int:
+    """What a run would do, by the journal alone: no weights are needed, nothing is written."""
+    from ttvr import store
+
+    there = {} if args.overwrite else store.known(Path(args.out))
+    rows = []
+    for clip, source in inputs.items:
+        status = there.get(source)
+        redo = status is None or (status == "failed" and args.retry_failed)
+        rows.append({"action": "make" if redo else "keep", "id": clip.id, "path": str(clip.path)})
+    if args.json:
+        print(json.dumps({"out": args.out, "items": rows}, ensure_ascii=False))
+    else:
+        for row in rows:
+            print(*row.values(), sep="\t")
+    made = sum(row["action"] == "make" for row in rows)
+    log.info("%d to make, %d to keep; nothing was written", made, len(rows) - made)
+    return DONE
+
+
+def _listed(args: argparse.Namespace) -> list[str]:
+    if not args.files_from:
+        return []
+    content = (
+        sys.stdin.buffer.read() if args.files_from == "-" else Path(args.files_from).read_bytes()
+    )
+    try:
+        lines = content.decode().split("\0" if args.null else "\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{args.files_from}: not UTF-8 at byte {error.start}") from error
+    return [path for line in lines if (path := line if args.null else line.removesuffix("\r"))]
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: decoders are killed, the state is saved, exit 130."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

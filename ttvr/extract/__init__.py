@@ -1,0 +1,21 @@
+"""Inputs -> decode pool -> encoder -> feature folder, resumable; and texts -> text folder."""
+
+from ttvr.extract._encode import Encoder
+from ttvr.extract._inputs import Input, Inputs, find_inputs
+from ttvr.extract._options import DTYPES, Options
+from ttvr.extract._run import Problem, Summary, run
+from ttvr.extract._texts import TextOptions, run_texts
+
+__all__ = [
+    "DTYPES",
+    "Encoder",
+    "Input",
+    "Inputs",
+    "Options",
+    "Problem",
+    "Summary",
+    "TextOptions",
+    "find_inputs",
+    "run",
+    "run_texts",
+]

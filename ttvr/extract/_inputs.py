@@ -1,0 +1,137 @@
+"""Which videos there are: files, image folders, and what lies below folders."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ttvr import video
+from ttvr.errors import TtvrError, UsageError
+from ttvr.records import Clip
+from ttvr.store import Source
+
+
+class Input(NamedTuple):
+    """A video to extract: where it is, and how the feature folder knows it."""
+
+    clip: Clip
+    source: Source
+
+
+class Inputs(NamedTuple):
+    """What was found.
+
+    Attributes:
+        items: in the order of the arguments; within a folder by name, each folder in its place.
+        skipped: files below folders that are no videos by their suffix.
+    """
+
+    items: list[Input]
+    skipped: int
+
+
+def find_inputs(
+    paths: Iterable[str | Path],
+    *,
+    listed: Iterable[str | Path] = (),
+    root: str | Path | None = None,
+) -> Inputs:
+    """The videos of files, image folders and folders that are searched.
+
+    An id is the path below the input root without suffix: the root is the folder given, or the
+    folder of the file given, or `root`. A file or image folder named here is always taken; below
+    a folder hidden files are passed over and other suffixes counted. Linked folders are followed,
+    but not into themselves.
+
+    Args:
+        paths: each has to be there.
+        listed: from a list; one that is missing becomes an input that fails.
+        root: what all ids are relative to.
+
+    Raises:
+        UsageError: nothing found, a path is missing or not below `root`, or a name cannot be
+            an id.
+        TtvrError: two videos have one id; names both.
+    """
+    base = None if root is None else _absolute(Path(root))
+    found: list[Input] = []
+    skipped = 0
+    for path, must_exist in [*((p, True) for p in paths), *((p, False) for p in listed)]:
+        path = _absolute(Path(path))
+        if must_exist and not os.path.lexists(path):
+            raise UsageError(f"{path}: no such file or folder")
+        if path.is_dir() and not video.is_video(path):
+            for child in _search(path):
+                if child is None:
+                    skipped += 1
+                else:
+                    found.append(_input(child, base or path))
+        else:
+            found.append(_input(path, base or path.parent))
+    if not found:
+        raise UsageError(f"no videos found ({skipped} other files passed over)")
+    _refuse_duplicates(found)
+    return Inputs(found, skipped)
+
+
+def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path | None]:
+    """Videos below a folder, by name; None for each file that is none."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in above:
+        return
+    above = (*above, (status.st_dev, status.st_ino))
+    for path in sorted(folder.iterdir(), key=lambda path: _normal(path.name)):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not video.is_video(path):
+            yield from _search(path, above)
+        else:
+            yield path if video.is_video(path) else None
+
+
+def _input(path: Path, root: Path) -> Input:
+    if not path.is_relative_to(root):
+        raise UsageError(f"{path} is not below --root {root}")
+    below = path.relative_to(root).as_posix()
+    name = below if path.is_dir() else below.removesuffix(path.suffix)
+    size, mtime_ns = _state(path)
+    id = _normal(name)
+    if "\n" in below or below != below.encode(errors="replace").decode():
+        raise UsageError(f"{str(path)!r}: a name with such characters cannot be an id; rename it")
+    return Input(Clip(id, path), Source(id, str(root), below, size, mtime_ns))
+
+
+def _absolute(path: Path) -> Path:
+    """The whole path; the last part is kept as it is named, even if it is a link."""
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+
+
+def _state(path: Path) -> tuple[int | None, int | None]:
+    """Size and time of change of a file, or of the images in a folder together."""
+    try:
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            return status.st_size, status.st_mtime_ns
+        images = [p.stat() for p in path.iterdir() if p.suffix.lower() in video.IMAGE_SUFFIXES]
+    except OSError:  # decoding will say what is wrong with it
+        return None, None
+    return sum(s.st_size for s in images), max((s.st_mtime_ns for s in images), default=None)
+
+
+def _refuse_duplicates(found: list[Input]) -> None:
+    first: dict[str, Path] = {}
+    for clip, _ in found:
+        if clip.id in first:
+            raise TtvrError(
+                f"two inputs have the id {clip.id!r}: {first[clip.id]} and {clip.path}; "
+                "give a folder above both, or --root"
+            )
+        first[clip.id] = clip.path
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
