@@ -1,0 +1,410 @@
+"""From a feature folder and ground truth to metrics, and the command around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny import EMBED, tiny_state
+
+from ttvr import evaluate, metrics, plugins, retriever
+from ttvr.clip import tokenizer
+from ttvr.commands import eval as command
+from ttvr.errors import IncompatibleError, TtvrError
+from ttvr.heads.meanp import MeanP
+from ttvr.records import VideoFeatures
+from ttvr.store import Features, Outcome, Settings, Source, TextWriter, Writer
+
+IDS = ("a/one", "a/two", "three", "caf\u00e9", "five")
+T, WORDS = 3, 12
+NAMES = ("R@1", "R@5", "R@10", "MdR", "MnR")
+CAPTIONS = (
+    ("a man rides a horse", "a/one"),
+    ("two dogs play", "a/two"),
+    ("somebody cooks an egg in a small kitchen", "three"),
+    ("a person on a horse", "a/one"),
+    ("a cup of coffee", "cafe\u0301"),
+)
+
+
+def pairs_text(pairs=CAPTIONS):
+    return "".join(f"{caption}\t{video}\n" for caption, video in pairs)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a checkpoint, features made with it, and captions of them."""
+    home = tmp_path_factory.mktemp("eval")
+    torch.save(tiny_state(vocabulary=49408), home / "clip.pt")
+    torch.save(tiny_state(vocabulary=49408, seed=1), home / "other.pt")
+    model = retriever.load(home / "clip.pt")
+    write_videos(home / "feats", model)
+    write_videos(home / "bare", model, arrays=("video", "mask", "times"))
+    write_texts(home / "tfeats", model)
+    (home / "pairs.tsv").write_text(pairs_text(), encoding="utf-8")
+    return home
+
+
+@pytest.fixture(scope="module")
+def model(home):
+    return retriever.load(home / "clip.pt")
+
+
+def write_videos(folder, model, *, arrays=("video", "frames", "mask", "times")):
+    generator = torch.Generator().manual_seed(3)
+    sources = [Source(name, "/clips", f"{name}.mp4", 1, 1) for name in (*IDS, "broken")]
+    settings = Settings(
+        arrays=arrays,
+        dtype="<f2",
+        shard_rows=2,
+        model=model.identity(),
+        preprocess={"hash": "sha256:pixels", "sampler": "segment", "frames": T},
+        provenance={"precision": "fp32"},
+    )
+    with Writer(folder, sources, settings=settings, pad=np.zeros(EMBED, "f4")) as writer:
+        for number, source in enumerate(sources):
+            if source.id == "broken":
+                facts = {"status": "failed", "error": "empty", "detail": "no\u2028frame"}
+                writer.add(Outcome(facts, None))
+                continue
+            mask = torch.arange(T)[None] <= number % T
+            frames = torch.randn(1, T, EMBED, generator=generator) * mask[..., None]
+            video = VideoFeatures(frames, mask, None)
+            row = {
+                "video": model.head.vector_video(video)[0].numpy(),
+                "frames": frames[0].numpy(),
+                "mask": mask[0].numpy(),
+                "times": np.where(mask[0], np.arange(T), np.nan).astype("<f4"),
+            }
+            kept = {
+                name: row[name].astype("<f2")
+                if row[name].dtype == np.float32 and name != "times"
+                else row[name]
+                for name in arrays
+            }
+            writer.add(Outcome({"status": "ok", "duration": 1.0, "frames": T}, kept))
+        writer.finish()
+
+
+def write_texts(folder, model, *, pairs=CAPTIONS, gt=True):
+    texts = [caption for caption, _ in pairs]
+    with torch.inference_mode():
+        made = model.encode_text(tokenizer.tokenize(texts, WORDS))
+        vectors = model.head.vector_text(made)
+    with TextWriter(
+        folder,
+        texts,
+        model=model.identity(),
+        words=WORDS,
+        facts={},
+        provenance={},
+        pairs=[(row, video) for row, (_, video) in enumerate(pairs)] if gt else None,
+        dtype="<f2",
+        shard_rows=4,
+    ) as writer:
+        for row in range(len(texts)):
+            words = (made.words[row] * made.mask[row][:, None]).numpy().astype("<f2")
+            mask = made.mask[row].numpy()
+            writer.add({"text": vectors[row].numpy().astype("<f2"), "words": words, "mask": mask})
+        writer.finish()
+
+
+def plain_encode(model):
+    def encode(captions):
+        with torch.inference_mode():
+            return model.encode_text(tokenizer.tokenize(captions))
+
+    return encode
+
+
+def slow_sims(home, model, captions):
+    """Cosines of each caption and each stored vector, one at a time."""
+    features, sims = Features.open(home / "feats"), []
+    for caption in captions:
+        with torch.inference_mode():
+            sentence = model.encode_text(tokenizer.tokenize([caption])).sentence[0].double().numpy()
+        sentence /= np.linalg.norm(sentence)
+        sims.append([sentence @ vector.astype(np.float64) for vector in features.video[:]])
+    return np.array(sims)
+
+
+def write(path, pairs):
+    path.write_text(pairs_text(pairs), encoding="utf-8")
+    return path
+
+
+def run(capsys, *arguments):
+    code = command.main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def test_scores_and_metrics_equal_a_slow_loop(home, model):
+    features, pairs = Features.open(home / "feats"), evaluate.read_pairs(str(home / "pairs.tsv"))
+    found = evaluate.evaluate(features, pairs, retriever=model, encode=plain_encode(model))
+    sims = slow_sims(home, model, [caption for caption, _ in CAPTIONS])
+    assert found.sims.dtype == np.float32
+    # Batches of texts change the towers' float32 sums.
+    np.testing.assert_allclose(found.sims, sims, atol=1e-6)
+    assert found.metrics == metrics.summary(found.sims, [0, 1, 2, 0, 3])
+    assert found.metrics["videos"] == 5
+    assert found.metrics["v2t"]["queries"] == 4
+    assert found.absent == {}
+    content = (home / "pairs.tsv").read_bytes()
+    assert found.protocol["sha256"] == hashlib.sha256(content).hexdigest()
+    assert found.protocol["coverage"] == {"found": 4, "expected": 4}
+    assert found.protocol["model"] == model.identity()
+
+
+def test_text_features_give_the_same_without_a_model(home, model):
+    features, texts = Features.open(home / "feats"), Features.open(home / "tfeats")
+    assert not evaluate.needs_model(features, texts)
+    assert evaluate.needs_model(features, None)
+    found = evaluate.evaluate(features, evaluate.stored_pairs(texts), texts=texts)
+    sims = slow_sims(home, model, [caption for caption, _ in CAPTIONS])
+    # Stored as float16: 2^-11 relative in each of the vector's entries.
+    np.testing.assert_allclose(found.sims, sims, atol=1e-3)
+    assert found.protocol["split"] == "gt.tsv"
+
+
+def test_captions_are_looked_up_in_text_features(home):
+    features, texts = Features.open(home / "feats"), Features.open(home / "tfeats")
+    stored = evaluate.evaluate(features, evaluate.stored_pairs(texts), texts=texts).sims
+    pairs = evaluate.Pairs("x", "0", (f" {CAPTIONS[3][0]}", CAPTIONS[1][0]), ("a/one", "a/two"))
+    found = evaluate.evaluate(features, pairs, texts=texts)
+    np.testing.assert_array_equal(found.sims, stored[[3, 1]])
+    unknown = pairs._replace(captions=("never seen", CAPTIONS[1][0]))
+    with pytest.raises(IncompatibleError, match="no row for 1 captions, such as 'never seen'"):
+        evaluate.evaluate(features, unknown, texts=texts)
+
+
+class FrameWise(MeanP):
+    """Scores from frames and words, so that nothing but `similarity_matrix` can serve it."""
+
+    offline = False
+
+
+@pytest.fixture
+def frame_wise(monkeypatch):
+    monkeypatch.setattr(plugins, "load", lambda family, name: FrameWise)
+
+
+def test_heads_on_frames_are_scored_by_their_own_rule(home, model, frame_wise):
+    features, texts = Features.open(home / "feats"), Features.open(home / "tfeats")
+    assert evaluate.needs_model(features, texts)
+    pairs = evaluate.stored_pairs(texts)
+    sims = slow_sims(home, model, pairs.captions)
+    encoded = evaluate.evaluate(features, pairs, retriever=model, encode=plain_encode(model))
+    np.testing.assert_allclose(encoded.sims, sims, atol=1e-3)
+    stored = evaluate.evaluate(features, pairs, retriever=model, texts=texts)
+    np.testing.assert_allclose(stored.sims, sims, atol=2e-3)
+    with pytest.raises(ValueError, match="a model is needed"):
+        evaluate.evaluate(features, pairs, texts=texts)
+
+
+def test_heads_on_frames_need_frames(home, model, frame_wise):
+    features, pairs = Features.open(home / "bare"), evaluate.read_pairs(str(home / "pairs.tsv"))
+    with pytest.raises(IncompatibleError, match=r"needs frames, which .*bare does not hold"):
+        evaluate.evaluate(features, pairs, retriever=model, encode=plain_encode(model))
+
+
+def test_missing_videos(home, model):
+    features = Features.open(home / "feats")
+    extra = [("a cat", "broken"), ("a bird", "gone"), ("a fish", "gone")]
+    both = [*CAPTIONS, *extra]
+    pairs = evaluate.Pairs("p.tsv", "0", *(tuple(column) for column in zip(*both, strict=True)))
+    pairs = pairs._replace(videos=(*(IDS[at] for at in (0, 1, 2, 0, 3)), "broken", "gone", "gone"))
+
+    def run(missing):
+        encode = plain_encode(model)
+        return evaluate.evaluate(features, pairs, retriever=model, encode=encode, missing=missing)
+
+    with pytest.raises(TtvrError, match=r"2 of 6 videos of p.tsv .* broken \(failed: empty \(no"):
+        run("error")
+    known = pairs._replace(captions=pairs.captions[:5], videos=pairs.videos[:5])
+    alone = evaluate.evaluate(features, known, retriever=model, encode=plain_encode(model))
+    skipped, counted = run("skip"), run("miss")
+    reasons = {"broken": "failed: empty (no\u2028frame)", "gone": "not in the folder"}
+    assert skipped.absent == counted.absent == reasons
+    assert skipped.metrics == alone.metrics
+    assert counted.protocol["coverage"] == {"found": 4, "expected": 6}
+    for way, missed in (("t2v", 3), ("v2t", 2)):
+        before, after = alone.metrics[way], counted.metrics[way]
+        share = before["queries"] / (before["queries"] + missed)
+        for name in NAMES[:3]:
+            assert after[name] == pytest.approx(before[name] * share)
+        assert after["queries"] == before["queries"] + missed
+    gone = evaluate.Pairs("p.tsv", "0", ("a",), ("gone",))
+    with pytest.raises(TtvrError, match="none of the 1 videos"):
+        evaluate.evaluate(features, gone, missing="skip")
+
+
+def test_models_that_do_not_belong_are_refused(home, model, tmp_path):
+    features, pairs = Features.open(home / "feats"), evaluate.read_pairs(str(home / "pairs.tsv"))
+    other = retriever.load(home / "other.pt")
+    mine, theirs = (m.identity()["fingerprint"][:19] for m in (model, other))
+    with pytest.raises(IncompatibleError, match=f"clip.pt.*{mine}.*other.pt.*{theirs}"):
+        evaluate.evaluate(features, pairs, retriever=other, encode=plain_encode(other))
+    write_texts(tmp_path / "texts", other)
+    texts = Features.open(tmp_path / "texts")
+    with pytest.raises(IncompatibleError, match=f"clip.pt.*{mine}.*texts is .*{theirs}"):
+        evaluate.evaluate(features, evaluate.stored_pairs(texts), texts=texts)
+    with pytest.raises(IncompatibleError, match="tfeats holds texts"):
+        evaluate.evaluate(Features.open(home / "tfeats"), pairs)
+
+
+def test_text_features_without_pairs(home, model, tmp_path):
+    write_texts(tmp_path / "texts", model, gt=False)
+    with pytest.raises(TtvrError, match=r"no gt\.tsv: pass --gt"):
+        evaluate.stored_pairs(Features.open(tmp_path / "texts"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a dog\n", r"pairs.tsv:1: expected `caption<TAB>video id`, found 'a dog'"),
+        (b"a dog\tv\nx\ty\tz\n", r"pairs.tsv:2: expected .*'x\\ty\\tz'"),
+        (b"a dog\tv\n\n", r"pairs.tsv:2: expected .* an empty line"),
+        (b"a dog\tv\n \tv\n", r"pairs.tsv:2: the caption is empty"),
+        (b"a dog\t\n", r"pairs.tsv:1: the video id is empty"),
+        (b"a\tv\nb\tv\r\na\tv\n", r"pairs.tsv:3: the same as line 1"),
+        (b"a\tv\nb\xff\tv\n", r"pairs.tsv:2: not UTF-8"),
+        (b"", "pairs.tsv: no captions"),
+        (b"\xef\xbb\xbf", "pairs.tsv: no captions"),
+        ((b"x" * 100) + b"\n", r"found 'x{57}\.\.\.'"),
+    ],
+)
+def test_malformed_ground_truth_is_named_by_line(tmp_path, content, message):
+    (tmp_path / "pairs.tsv").write_bytes(content)
+    with pytest.raises(TtvrError, match=message):
+        evaluate.read_pairs(str(tmp_path / "pairs.tsv"))
+
+
+def test_ground_truth_reads_what_editors_write(tmp_path):
+    content = "\ufeffa dog, \u2028 a cat\tcafe\u0301\r\nsame\tv\nsame\tw".encode()
+    (tmp_path / "pairs.tsv").write_bytes(content)
+    pairs = evaluate.read_pairs(str(tmp_path / "pairs.tsv"))
+    assert pairs.captions == ("a dog, \u2028 a cat", "same", "same")
+    assert pairs.videos == ("caf\u00e9", "v", "w")
+    assert pairs.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_command_prints_a_table_and_the_protocol(home, capsys):
+    code, out, _ = run(capsys, home / "feats", "--gt", home / "pairs.tsv")
+    assert code == 0
+    header, t2v, group, sentence, total, protocol = out.splitlines()
+    assert header.split("\t") == ["direction", *NAMES, "RSum"]
+    names = [line.split("\t")[0] for line in (t2v, group, sentence, total)]
+    assert names == ["t2v", "v2t_group", "v2t_sentence", "SumR"]
+    assert all(re.fullmatch(r"\d+\.\d", cell) for cell in t2v.split("\t")[1:])
+    sha256 = hashlib.sha256((home / "pairs.tsv").read_bytes()).hexdigest()
+    for part in (
+        f"# split pairs.tsv sha256:{sha256} | queries 5 captions, 4 videos | candidates 5 videos",
+        "coverage 4/4 videos | ties t2v 0.0 %, v2t 0.0 % (average)",
+        "head meanp | frames 3 segment sha256:pixels | selection none | seed none",
+    ):
+        assert part in protocol
+
+
+def test_command_gives_full_precision_as_json(home, capsys, tmp_path):
+    saved = tmp_path / "sims.npy"
+    options = ("--json", "--save", saved, "-w", home / "clip.pt", "--device", "cpu", "-b", "2")
+    code, out, _ = run(capsys, home / "feats", "--gt", home / "pairs.tsv", *options)
+    assert code == 0
+    found = json.loads(out)
+    sims = np.load(saved, allow_pickle=False)
+    assert sims.shape == (5, 5)
+    expected = metrics.summary(sims, [0, 1, 2, 0, 3])
+    assert {name: found[name] for name in expected} == expected
+    assert found["protocol"]["selection"] is None
+    assert [path.name for path in tmp_path.iterdir()] == ["sims.npy"]
+
+
+def test_command_policies(home, capsys):
+    run_json = (home / "feats", "--gt", home / "pairs.tsv", "--json")
+    _, out, _ = run(capsys, *run_json, "--ties", "pessimistic")
+    assert json.loads(out)["ties"] == "pessimistic"
+    _, out, _ = run(capsys, *run_json, "--compat", "clip4clip")
+    found = json.loads(out)
+    assert found["compat"] == "clip4clip"
+    assert "v2t_sentence" not in found
+
+
+def test_command_takes_text_features(home, capsys):
+    code, out, _ = run(capsys, home / "feats", "--text-features", home / "tfeats")
+    assert code == 0
+    assert "split gt.tsv" in out
+    truth = ("--gt", home / "pairs.tsv")
+    again = run(capsys, home / "feats", "--text-features", home / "tfeats", *truth)
+    assert again[1].splitlines()[:5] == out.splitlines()[:5]
+
+
+def test_command_reads_stdin(home, capsys, monkeypatch):
+    with (home / "pairs.tsv").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        code, out, _ = run(capsys, home / "feats", "--gt", "-")
+    assert code == 0
+    assert "split stdin sha256:" in out
+
+
+def test_command_without_ground_truth_is_wrong_use(home, capsys):
+    code, out, err = run(capsys, home / "feats")
+    assert (code, out) == (2, "")
+    assert "no ground truth" in err
+
+
+def test_command_lists_what_it_leaves_out(home, capsys, tmp_path):
+    pairs = write(tmp_path / "pairs.tsv", [*CAPTIONS, ("a cat", "broken"), ("a bird", "gone")])
+    code, out, err = run(capsys, home / "feats", "--gt", pairs)
+    assert (code, out) == (1, "")
+    assert "2 of 6 videos" in err
+    code, out, err = run(capsys, home / "feats", "--gt", pairs, "--missing", "skip")
+    assert code == 3
+    assert "broken: failed: empty" in err
+    assert "gone: not in the folder" in err
+    assert "coverage 4/6 videos (missing: skip)" in out
+    code, out, err = run(capsys, home / "feats", "--gt", pairs, "--missing", "miss")
+    assert code == 0
+    assert "queries 7 captions, 6 videos" in out
+    assert "gone: not in the folder" in err
+
+
+def test_command_refuses_other_weights(home, capsys):
+    truth = ("--gt", home / "pairs.tsv")
+    code, out, err = run(capsys, home / "feats", *truth, "-w", home / "other.pt")
+    assert (code, out) == (4, "")
+    assert "clip.pt" in err
+    assert "other.pt" in err
+    assert err.splitlines()[-1].startswith("ttvr-eval: ")
+
+
+def test_command_says_when_the_weights_are_gone(home, capsys, tmp_path):
+    shutil.copytree(home / "feats", tmp_path / "feats")
+    path = tmp_path / "feats" / "meta.json"
+    path.write_text(path.read_text().replace("clip.pt", "lost.pt"))
+    code, _, err = run(capsys, tmp_path / "feats", "--gt", home / "pairs.tsv")
+    assert code == 5
+    assert "lost.pt" in err
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "pairs.tsv"])
+def test_command_says_what_is_not_there(home, capsys, tmp_path, wrong):
+    folder = home / "feats" if wrong == "pairs.tsv" else tmp_path / "nothing"
+    code, out, err = run(capsys, folder, "--gt", tmp_path / "pairs.tsv")
+    assert (code, out) == (1, "")
+    assert wrong in err
+
+
+def test_command_counts_long_captions(home, capsys, tmp_path):
+    long = " ".join(["word"] * 100)
+    pairs = write(tmp_path / "pairs.tsv", [("short", "three"), (long, "five")])
+    code, _, err = run(capsys, home / "feats", "--gt", pairs)
+    assert code == 0
+    assert "1 of 2 captions were cut" in err
+    code, out, err = run(capsys, home / "feats", "--gt", pairs, "--on-long", "error")
+    assert (code, out) == (2, "")
+    assert "1 captions have more than 77 tokens" in err

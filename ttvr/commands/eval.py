@@ -1,0 +1,172 @@
+"""`ttvr-eval`: how well features rank captions and videos whose pairs are known."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttvr.commands import _options
+from ttvr.commands._run import DONE, PARTIAL, execute, parser
+from ttvr.errors import UsageError
+
+if TYPE_CHECKING:
+    from ttvr.evaluate import Result
+
+MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR", "RSum")
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate; the exit code is returned."""
+    return execute(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser(
+        "eval",
+        summary="Features and ground truth -> R@1, R@5, R@10, MdR, MnR, RSum of both directions,\n"
+        "SumR of the two, and a line that says what was measured.",
+        examples=[
+            "ttvr-eval feats/ --gt pairs.tsv",
+            "ttvr-eval feats/ --gt pairs.tsv --missing skip --json > result.json",
+            "ttvr-eval feats/ --text-features tfeats/ --save sims.npy",
+        ],
+    )
+    made.add_argument("features", metavar="FEATS", help="folder of video features")
+    _add_truth(made.add_argument_group("ground truth"))
+    measure = made.add_argument_group("measures")
+    measure.add_argument(
+        "--ties",
+        choices=("average", "optimistic", "pessimistic"),
+        default="average",
+        help="equal scores count half, not, or in full",
+    )
+    measure.add_argument(
+        "--compat",
+        choices=("clip4clip",),
+        help="the published code's numbers where scores tie or are not finite",
+    )
+    model = made.add_argument_group("model (by default the one that made the features)")
+    _options.add(model, "weights", "head", "device", "batch-size")
+    model.add_argument(
+        "--on-long",
+        choices=("truncate", "error"),
+        default="truncate",
+        help="captions of more tokens than the model or its head takes",
+    )
+    output = made.add_argument_group("output")
+    _options.add(output, "json")
+    output.add_argument("--save", metavar="FILE", help="write the scores, .npy [captions, videos]")
+    made.set_defaults(weights=None)
+    return made
+
+
+def _add_truth(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--gt", metavar="FILE", help="lines of `caption<TAB>video id`, UTF-8; - is stdin"
+    )
+    group.add_argument(
+        "--text-features",
+        metavar="TFEATS",
+        help="captions encoded by `ttvr-extract --text`; without --gt its gt.tsv tells the pairs",
+    )
+    group.add_argument(
+        "--missing",
+        choices=("error", "skip", "miss"),
+        default="error",
+        help="captions whose video has no features: refuse, leave out (exit 3), or count as not "
+        "found in either direction",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.gt is None and args.text_features is None:
+        raise UsageError("no ground truth: pass --gt pairs.tsv, or --text-features with a gt.tsv")
+    from ttvr import evaluate
+    from ttvr.search import encode_texts
+    from ttvr.store import Features
+
+    features = Features.open(args.features)
+    texts = Features.open(args.text_features) if args.text_features else None
+    pairs = evaluate.stored_pairs(texts) if args.gt is None else evaluate.read_pairs(args.gt)
+    retriever = encode = None
+    if args.weights or args.head or evaluate.needs_model(features, texts):
+        retriever = evaluate.open_model(
+            features,
+            weights=args.weights,
+            head=args.head,
+            activation=args.activation,
+            device=args.device,
+        )
+        encode = partial(
+            encode_texts,
+            retriever,
+            batch_size=args.batch_size,
+            words=not retriever.head.offline,
+            length=evaluate.positions(retriever),
+        )
+    result = evaluate.evaluate(
+        features,
+        pairs,
+        retriever=retriever,
+        encode=encode,
+        texts=texts,
+        on_long=args.on_long,
+        missing=args.missing,
+        ties=args.ties,
+        compat=args.compat,
+    )
+    for video, reason in result.absent.items():
+        log.warning("%s: %s", video, reason)
+    if cut := result.protocol["truncated"]:
+        log.warning("%d of %d captions were cut to the model's length", cut, len(result.sims))
+    if args.save:
+        evaluate.save_scores(result.sims, Path(args.save))
+    sys.stdout.write(_as_json(result) if args.json else _as_text(result))
+    return PARTIAL if result.absent and args.missing == "skip" else DONE
+
+
+def _as_json(result: Result) -> str:
+    return json.dumps({**result.metrics, "protocol": result.protocol}, ensure_ascii=False) + "\n"
+
+
+def _as_text(result: Result) -> str:
+    """A table, tab-separated; on a terminal its columns are aligned."""
+    found = result.metrics
+    several = "v2t_sentence" in found
+    names = {"t2v": "t2v", "v2t": "v2t_group" if several else "v2t", "v2t_sentence": "v2t_sentence"}
+    lines = ["\t".join(("direction", *MEASURES))]
+    for way, name in names.items():
+        if way in found:
+            lines.append("\t".join((name, *(f"{found[way][measure]:.1f}" for measure in MEASURES))))
+    lines.append(f"SumR\t{found['SumR']:.1f}")
+    table = "\n".join(lines)
+    if sys.stdout.isatty():
+        table = table.expandtabs(14)
+    return f"{table}\n# {_protocol(result.protocol, found)}\n"
+
+
+def _protocol(facts: dict[str, Any], found: dict[str, Any]) -> str:
+    model, pixels, coverage = facts["model"], facts["preprocess"], facts["coverage"]
+    policy = found["compat"] or found["ties"]
+    ties = ", ".join(f"{way} {100 * part:.1f} %" for way, part in facts["tie_fraction"].items())
+    parts = [
+        f"split {facts['split']} sha256:{facts['sha256']}",
+        f"queries {facts['captions']} captions, {facts['captioned_videos']} videos",
+        f"candidates {facts['candidates']} videos",
+        f"coverage {coverage['found']}/{coverage['expected']} videos"
+        + (f" (missing: {facts['missing']})" if facts["missing"] else ""),
+        f"ties {ties} ({policy})",
+        f"model {model['source']} {model['fingerprint'][:19]} head {model['head']}",
+        f"frames {pixels['frames']} {pixels['sampler']} {pixels['hash'][:19]}",
+        "selection none",
+        "seed none",
+    ]
+    return " | ".join(parts)

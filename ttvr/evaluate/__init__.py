@@ -1,0 +1,132 @@
+"""Ground truth and features -> metrics of both directions, with what they were measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ttvr import metrics
+from ttvr.errors import IncompatibleError, TtvrError
+from ttvr.evaluate._pairs import Pairs, absent_videos, read_pairs, refusal, stored_pairs
+from ttvr.evaluate._scores import Encode, count_long, needs_model, open_model, positions, scores
+from ttvr.retriever import Retriever
+from ttvr.store import Features
+
+__all__ = [
+    "MISSING",
+    "Encode",
+    "Pairs",
+    "Result",
+    "evaluate",
+    "needs_model",
+    "open_model",
+    "positions",
+    "read_pairs",
+    "save_scores",
+    "stored_pairs",
+]
+
+MISSING = ("error", "skip", "miss")
+
+
+class Result(NamedTuple):
+    """What was measured, and on what.
+
+    Attributes:
+        metrics: of both directions, as `metrics.summary` gives them.
+        protocol: split, sha256, numbers of queries and videos, coverage, ties, model, frames,
+            captions that were cut.
+        sims: [Nt, Nv] float32, rows as the pairs that were scored, columns as the folder's rows;
+            of an offline head the cosines of its vectors.
+        absent: videos of the ground truth that have no features, each with the reason.
+    """
+
+    metrics: dict[str, Any]
+    protocol: dict[str, Any]
+    sims: np.ndarray
+    absent: dict[str, str]
+
+
+def evaluate(
+    features: Features,
+    pairs: Pairs,
+    *,
+    retriever: Retriever | None = None,
+    encode: Encode | None = None,
+    texts: Features | None = None,
+    on_long: str = "truncate",
+    missing: str = "error",
+    ties: str = "average",
+    compat: str | None = None,
+) -> Result:
+    """Rank every video for every caption and every caption for every video.
+
+    All videos of the folder are candidates, also those that no caption describes.
+
+    Args:
+        features: a video folder.
+        pairs: the ground truth.
+        retriever: the model; not needed where `needs_model` says so.
+        encode: captions -> TextFeatures by that model, in order, of `positions` tokens; with
+            words where the head is not offline. Not needed where `texts` are given.
+        texts: a text folder that holds the captions, already encoded.
+        on_long: what happens to captions of more tokens than `positions`: "truncate" (the
+            end-of-text token is kept) or "error".
+        missing: what becomes of captions whose video has no features. "error"; "skip" leaves them
+            out; "miss" counts them as never found, in both directions.
+        ties: as in `metrics.ranks`.
+        compat: as in `metrics.summary`.
+
+    Raises:
+        IncompatibleError: videos, texts and model do not belong together.
+        UsageError: a caption is too long, and that is an error.
+        TtvrError: missing videos, a score that is not finite, nothing to measure.
+    """
+    if features.kind != "video":
+        raise IncompatibleError(f"{features.path} holds texts; the first folder is that of videos")
+    rows = {video: row for row, video in enumerate(features.ids)}
+    absent = absent_videos(features, pairs, rows)
+    if absent and missing == "error":
+        raise TtvrError(refusal(features, pairs, absent))
+    kept = [at for at, video in enumerate(pairs.videos) if video in rows]
+    if not kept:
+        raise TtvrError(f"none of the {len(absent)} videos of {pairs.name} is in {features.path}")
+    captions = [pairs.captions[at] for at in kept]
+    encoded_here = texts is None and retriever is not None
+    truncated = count_long(captions, retriever, on_long) if encoded_here else 0
+    sims = scores(features, captions, retriever, encode, texts)
+    missed = (len(pairs.videos) - len(kept), len(absent)) if missing == "miss" else (0, 0)
+    owner = [rows[pairs.videos[at]] for at in kept]
+    measured = metrics.summary(sims, owner, ties=ties, compat=compat, missed=missed)
+    protocol = _protocol(features, pairs, measured, absent)
+    protocol |= {"missing": missing if absent else None, "truncated": truncated}
+    return Result(measured, protocol, sims, absent)
+
+
+def save_scores(sims: np.ndarray, path: Path) -> None:
+    """Write scores [Nt, Nv] as `.npy`: whole, or not at all."""
+    partial = path.with_name(f".{path.name}.tmp")
+    with partial.open("wb") as file:
+        np.save(file, sims, allow_pickle=False)
+    partial.replace(path)
+
+
+def _protocol(
+    features: Features, pairs: Pairs, measured: dict[str, Any], absent: dict[str, str]
+) -> dict[str, Any]:
+    expected = len(set(pairs.videos))
+    return {
+        "split": Path(pairs.name).name,
+        "sha256": pairs.sha256,
+        "captions": measured["t2v"]["queries"],
+        "captioned_videos": measured["v2t"]["queries"],
+        "candidates": len(features.ids),
+        "coverage": {"found": expected - len(absent), "expected": expected},
+        "tie_fraction": {way: measured[way]["tie_fraction"] for way in ("t2v", "v2t")},
+        "selection": None,
+        "seed": None,
+        "model": features.meta["model"],
+        "preprocess": features.meta["preprocess"],
+    }

@@ -1,0 +1,117 @@
+"""Ground truth: which caption describes which video, and which of them have features."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+from ttvr.errors import TtvrError
+from ttvr.store import Features, attempts
+
+_GT = "gt.tsv"
+_SHOWN = 5
+
+
+class Pairs(NamedTuple):
+    """Which caption describes which video: entry i of both belongs together.
+
+    Attributes:
+        name: of the file.
+        sha256: of its bytes, 64 hex digits.
+        captions: sentences; the same one may describe several videos.
+        videos: ids of videos; most have several captions or one.
+    """
+
+    name: str
+    sha256: str
+    captions: tuple[str, ...]
+    videos: tuple[str, ...]
+
+
+def read_pairs(path: str) -> Pairs:
+    """Read ground truth: lines of `caption<TAB>video id`, UTF-8.
+
+    Args:
+        path: of the file; "-" is stdin.
+
+    Raises:
+        OSError: the file cannot be read.
+        TtvrError: a line that is not of this form, empty parts, or the same line twice; names it.
+    """
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    name = "stdin" if path == "-" else path
+    captions, videos = [], []
+    first_seen: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(_lines(content, name), start=1):
+        where = f"{name}:{number}"
+        parts = line.split("\t")
+        if len(parts) != 2:
+            raise TtvrError(f"{where}: expected `caption<TAB>video id`, found {quoted(line)}")
+        caption, video = parts[0].strip(), unicodedata.normalize("NFC", parts[1].strip())
+        if not caption or not video:
+            raise TtvrError(f"{where}: the {'video id' if caption else 'caption'} is empty")
+        earlier = first_seen.setdefault((caption, video), number)
+        if earlier != number:
+            raise TtvrError(f"{where}: the same as line {earlier}; leave one of them out")
+        captions.append(caption)
+        videos.append(video)
+    if not captions:
+        raise TtvrError(f"{name}: no captions; expected lines of `caption<TAB>video id`")
+    return Pairs(name, hashlib.sha256(content).hexdigest(), tuple(captions), tuple(videos))
+
+
+def stored_pairs(texts: Features) -> Pairs:
+    """The ground truth that a text folder carries, `gt.tsv`.
+
+    Raises:
+        TtvrError: it carries none, or a damaged one.
+    """
+    if not texts.gt:
+        raise TtvrError(f"{texts.path} has no {_GT}: pass --gt pairs.tsv (`caption<TAB>video id`)")
+    path = texts.path / _GT
+    captions = tuple(texts.texts[row] for row, _ in texts.gt)
+    videos = tuple(unicodedata.normalize("NFC", video) for _, video in texts.gt)
+    return Pairs(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), captions, videos)
+
+
+def absent_videos(features: Features, pairs: Pairs, rows: dict[str, int]) -> dict[str, str]:
+    """Videos of the ground truth without features, in its order, each with the reason."""
+    wanted = [video for video in dict.fromkeys(pairs.videos) if video not in rows]
+    if not wanted:
+        return {}
+    reasons = {
+        item["id"]: f"failed: {item['error']} ({item['detail']})"
+        for item in attempts(features.path)
+        if item["status"] == "failed"
+    }
+    return {video: reasons.get(video, "not in the folder") for video in wanted}
+
+
+def refusal(features: Features, pairs: Pairs, absent: dict[str, str]) -> str:
+    """What to say where videos are absent and nobody said what to do about it."""
+    shown = [f"{video} ({reason})" for video, reason in list(absent.items())[:_SHOWN]]
+    more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+    example = f"; ids there look like {features.ids[0]!r}" if features.ids else ""
+    return (
+        f"{len(absent)} of {len(set(pairs.videos))} videos of {pairs.name} have no features in "
+        f"{features.path}: {', '.join(shown)}{more}{example}. Extract them, or pass "
+        "--missing skip (leave their captions out) or --missing miss (count them as not found)"
+    )
+
+
+def quoted(line: str) -> str:
+    """A line of a file, short enough for a message."""
+    return repr(line if len(line) <= 60 else line[:57] + "...") if line else "an empty line"
+
+
+def _lines(content: bytes, name: str) -> list[str]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise TtvrError(f"{name}:{line}: not UTF-8; convert it (`iconv -t UTF-8`)") from error
+    # Not splitlines: a caption may hold U+2028 and its like.
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []

@@ -1,0 +1,158 @@
+"""The score of every caption with every video, after checking that they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttvr import plugins
+from ttvr.clip import tokenizer
+from ttvr.errors import IncompatibleError, UsageError
+from ttvr.evaluate._pairs import quoted
+from ttvr.records import TextFeatures, VideoFeatures
+from ttvr.retriever import Retriever, load
+from ttvr.score import similarity_matrix
+from ttvr.store import Features, Rows
+
+_BLOCK = 4096
+
+Encode = Callable[[list[str]], TextFeatures]
+
+
+def open_model(
+    features: Features,
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    activation: str | None = None,
+    device: str = "cpu",
+) -> Retriever:
+    """The model that fits a feature folder: the recorded one, or the one asked for.
+
+    Args:
+        features: a video folder.
+        weights: a path or name; None takes what the folder was made with, head and activation too.
+        head: as `retriever.load`.
+        activation: likewise.
+        device: likewise.
+
+    Raises:
+        RequirementError, IncompatibleError, UsageError: as `retriever.load`.
+    """
+    model = features.meta["model"]
+    if weights is None:
+        weights = model["source"]
+        head, activation = head or model["head"], activation or model["activation"]
+    return load(weights, head, model["reduce"], activation=activation, device=device)
+
+
+def needs_model(features: Features, texts: Features | None) -> bool:
+    """Whether scoring takes a model: captions are to be encoded, or the head works on frames."""
+    return texts is None or not plugins.load("heads", features.meta["model"]["head"]).offline
+
+
+def positions(retriever: Retriever) -> int:
+    """L, tokens per caption: all that the model takes, or what a head on words is built for."""
+    return retriever.clip.context_length if retriever.head.offline else retriever.recipe.words
+
+
+def count_long(captions: Sequence[str], retriever: Retriever, on_long: str) -> int:
+    """How many captions have more tokens than there are `positions`.
+
+    Raises:
+        UsageError: there are some, and `on_long` is "error".
+    """
+    most = positions(retriever)
+    long = [at for at, count in enumerate(tokenizer.count(captions)) if count > most]
+    if long and on_long == "error":
+        raise UsageError(
+            f"{len(long)} captions have more than {most} tokens, the first is "
+            f"{quoted(captions[long[0]])}; shorten them or pass --on-long truncate"
+        )
+    return len(long)
+
+
+def scores(
+    features: Features,
+    captions: list[str],
+    retriever: Retriever | None,
+    encode: Encode | None,
+    texts: Features | None,
+) -> np.ndarray:
+    """[Nt, Nv] float32 on the CPU."""
+    model = retriever.identity() if retriever is not None else features.meta["model"]
+    head = plugins.load("heads", model["head"])
+    key = "space" if head.offline else "base"
+    _same(features, model, "the model", key)
+    if texts is not None:
+        _same(features, texts.meta["model"], str(texts.path), key)
+        rows = _rows_of(texts, captions)
+    if head.offline and texts is not None:
+        return _inner(torch.from_numpy(texts.text[rows]), features.video)
+    if retriever is None or (texts is None and encode is None):
+        raise ValueError("a model is needed: captions to encode, or a head that works on frames")
+    text = encode(captions) if texts is None else _stored_words(texts, rows, retriever.device)
+    if head.offline:
+        with torch.inference_mode():
+            return _inner(retriever.head.vector_text(text), features.video)
+    lacking = [
+        name
+        for name, needed in (("frames", True), ("patches", head.needs_patches))
+        if needed and getattr(features, name) is None
+    ]
+    if lacking:
+        raise IncompatibleError(
+            f"the head {model['head']} needs {' and '.join(lacking)}, which {features.path} does "
+            "not hold; extract again with them"
+        )
+    patches = features.patches if head.needs_patches else None
+    video = VideoFeatures(features.frames, features.mask, patches)
+    return similarity_matrix(retriever.head, text, video).numpy()
+
+
+def _inner(text: Tensor, gallery: Rows) -> np.ndarray:
+    """Inner products [Nt, Nv] float32, taken in float64 so that equal videos tie exactly."""
+    text = text.double().cpu()
+    sims = np.empty((len(text), len(gallery)), np.float32)
+    for start in range(0, len(gallery), _BLOCK):
+        block = torch.from_numpy(np.array(gallery[start : start + _BLOCK], dtype=np.float64))
+        sims[:, start : start + _BLOCK] = (text @ block.T).numpy()
+    return sims
+
+
+def _same(features: Features, other: dict[str, Any], what: str, key: str) -> None:
+    own = features.meta["model"]
+    if own[key] != other[key]:
+        raise IncompatibleError(
+            f"{features.path} was made with {_described(own)}, {what} is {_described(other)}: "
+            "extract one of them again, or pass the weights that made them with -w"
+        )
+
+
+def _described(model: dict[str, Any]) -> str:
+    return (
+        f"{model['source']} ({model['arch']}, {model['activation']}, head {model['head']}, "
+        f"{model['fingerprint'][:19]})"
+    )
+
+
+def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:
+    """The row of each caption in a text folder; spaces around either do not matter."""
+    rows = {text.strip(): row for row, text in enumerate(texts.texts)}
+    unknown = [caption for caption in captions if caption.strip() not in rows]
+    if unknown:
+        raise IncompatibleError(
+            f"{texts.path} has no row for {len(unknown)} captions, such as {quoted(unknown[0])}; "
+            "encode them again with `ttvr-extract --text`, or leave --text-features out"
+        )
+    return [rows[caption.strip()] for caption in captions]
+
+
+def _stored_words(texts: Features, rows: list[int], device: torch.device) -> TextFeatures:
+    words, mask = (torch.from_numpy(part[rows]).to(device) for part in (texts.words, texts.mask))
+    words, last = words.float(), mask.sum(1) - 1
+    return TextFeatures(words[torch.arange(len(rows), device=device), last], words, mask)
