@@ -79,7 +79,11 @@ def converted(name, **options):
     return lambda folder: weights.save(STATE, folder / name, **options)
 
 
-RUN = {"format": "ttvr-run/1", "clip": STATE, "head": {"w": torch.ones(2, 3).half()}}
+RUN = {
+    "format": "ttvr-run/1",
+    "clip": STATE,
+    "head": {"w": torch.ones(2, 3).half(), "n": torch.tensor(3)},
+}
 RUN |= {"reducers": {}, "recipe": {"lr": 1e-4, "frames": 12}, "activation": "gelu"}
 
 WRITERS = {
@@ -235,6 +239,7 @@ def test_run_holds_head_and_recipe(tmp_path):
     checkpoint = weights.read(saved("best.pt", RUN)(tmp_path))
     assert checkpoint.recipe == {"lr": 1e-4, "frames": 12}
     assert checkpoint.head["w"].dtype == torch.float32
+    assert checkpoint.head["n"].dtype == torch.int64
     assert checkpoint.reducers == {}
     assert checkpoint.source == str(tmp_path / "best.pt")
 

@@ -87,6 +87,9 @@ def test_overlapping_tensors_are_not_multiplied(tmp_path):
     table = torch.ones(3000, 1000)
     torch.save({f"t{i}": table for i in range(1000)}, tmp_path / "tied.pt")
     refuse(tmp_path / "tied.pt", "12000000000 bytes of tensors overlap")
+    head = {f"t{i}": table.half() if i == 0 else table for i in range(1000)}
+    torch.save({"format": "ttvr-run/1", "clip": STATE, "head": head}, tmp_path / "run.pt")
+    refuse(tmp_path / "run.pt", "bytes of tensors overlap")
 
 
 def test_hugging_face_with_parts_missing_or_odd(tmp_path):

@@ -85,7 +85,9 @@ def read(path_or_name: str | Path) -> Checkpoint:
     raw = _formats.read(path)
     try:
         _limit(raw, path.stat().st_size)
-        clip = _masters(_sizes.check(_layouts.to_openai(raw.tensors)), is_mapped=raw.is_mapped)
+        clip = _sizes.check(_layouts.to_openai(raw.tensors))
+        _refuse_integers(clip)
+        clip = _masters(clip, is_mapped=raw.is_mapped)
         run = raw.run or {}
         head, reducers = (_masters(run.get(part, {})) for part in ("head", "reducers"))
         stated = _activation(raw)
@@ -134,18 +136,25 @@ def _limit(raw: _formats.Raw, size: int) -> None:
     """Refuse tensors that share so much storage that copies would not fit what the file is."""
     if raw.format == "ttvr npz":
         return
-    total = sum(tensor.nbytes for tensor in raw.tensors.values())
+    run = raw.run or {}
+    parts = (raw.tensors, run.get("head", {}), run.get("reducers", {}))
+    total = sum(tensor.nbytes for part in parts for tensor in part.values())
     if total > _OVERLAP * size + _ROOM:
         raise TtvrError(f"refused: {total} bytes of tensors overlap in a file of {size}")
 
 
-def _masters(tensors: dict[str, Tensor], *, is_mapped: bool = False) -> dict[str, Tensor]:
-    """float32, contiguous, finite, and independent of the file, which may change later."""
-    odd = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
+def _refuse_integers(clip: dict[str, Tensor]) -> None:
+    odd = [name for name, tensor in clip.items() if not tensor.is_floating_point()]
     if odd:
         raise TtvrError(f"not floating point: {_layouts.some(odd)}")
+
+
+def _masters(tensors: dict[str, Tensor], *, is_mapped: bool = False) -> dict[str, Tensor]:
+    """float32 (a head's integers stay), contiguous, finite, independent of the file."""
     made = {
-        name: tensor.detach().to(torch.float32, copy=is_mapped).contiguous()
+        name: tensor.detach()
+        .to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=is_mapped)
+        .contiguous()
         for name, tensor in tensors.items()
     }
     broken = [name for name, tensor in made.items() if not _is_finite(tensor)]
