@@ -35,16 +35,18 @@ class Choice:
         self._end = np.inf if end is None else end
         self._asked: dict[int, list[int]] = {}
 
-    def frames(self, times: np.ndarray) -> np.ndarray:
+    def frames(self, times: np.ndarray, length: float | None = None) -> np.ndarray:
         """Ascending distinct indices [T] into `times` of the chosen frames.
 
         Args:
             times: [n] float64 seconds from the first frame, of all frames in display order.
+            length: seconds to the end of the last frame; None: it is shown as long as the one
+                before it.
 
         Raises:
             VideoError: short, where no candidate is left or the rule chooses none.
         """
-        candidates = self._candidates(times)
+        candidates = self._candidates(times, length)
         n = len(candidates)
         if n and n not in self._asked:
             self._asked[n] = [int(index) for index in self._choose(n)]
@@ -55,10 +57,11 @@ class Choice:
             raise VideoError("short", f"no frame to choose: {_say(times, self._start)}")
         return np.unique(candidates[picks])
 
-    def _candidates(self, times: np.ndarray) -> np.ndarray:
+    def _candidates(self, times: np.ndarray, length: float | None) -> np.ndarray:
         # A clock that runs backwards cannot be searched; the latest time so far can.
         clock = np.maximum.accumulate(times)
-        length = clock[-1] + max(LEAST_STEP, *(clock[-1:] - clock[-2:-1]), 0.0)
+        if length is None:
+            length = clock[-1] + max(LEAST_STEP, *(clock[-1:] - clock[-2:-1]), 0.0)
         end = min(self._end, length)
         if self._fps is None:
             is_inside = (clock > self._start - EPSILON) & (clock < end - EPSILON)

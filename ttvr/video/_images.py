@@ -62,7 +62,7 @@ def read(path: Path, choice: Choice, *, size: int | None, deadline: Deadline) ->
         VideoError: an image cannot be read, the choice is empty, or time is up.
     """
     times, info = _timeline(path, deadline)
-    chosen = choice.frames(times)
+    chosen = choice.frames(times, info.duration)
     images = []
     for image in _open(path, chosen.tolist()):
         _check(deadline)

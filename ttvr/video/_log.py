@@ -24,7 +24,7 @@ _SIZE = re.compile(r", (\d{1,6})x(\d{1,6})\b")
 _FPS = re.compile(r", (\d+(?:\.\d+)?)(k?) fps\b")
 _ROTATION = re.compile(r"(?:displaymatrix|Display Matrix): rotation of (-?\d+\.\d+)")
 _BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
-_FRAME = re.compile(r"n: *\d+ pts: *(-?\d+|NOPTS) ")
+_FRAME = re.compile(r"n: *\d+ pts: *(-?\d+|NOPTS) +pts_time:")
 _TROUBLE = re.compile(r"\[(warning|error|fatal|panic)\] (.*)")
 
 # One line of the command itself per lost packet or damaged frame; codecs add lines of their own.
@@ -34,7 +34,7 @@ _NO_DECODER = (
     "no decoder found for",
     "doesn't support hardware accelerated",
 )
-_NO_STREAM = ("matches no streams", "does not contain any stream")
+_METADATA = "[info]     "  # a file can call itself anything
 _GUESSED = "Estimating duration from bitrate"
 # What follows from an earlier line, and says less than it.
 _CONSEQUENCE = ("Error opening output file", "Failed to set value", "Error parsing options")
@@ -62,6 +62,7 @@ class Log:
         self.container = ""
         self._duration: float | None = None
         self._has_duration = True
+        self._streams = 0
         self._start = 0.0
         self._is_header = True
         self._is_ours = False
@@ -69,25 +70,21 @@ class Log:
 
     def line(self, text: str) -> None:
         """Take one line."""
-        # The frame's line is written in parts, and another thread's line may stand in between.
-        if "[Parsed_showinfo" in text:
-            self._frame(text)
-        if (found := _TROUBLE.search(text)) is not None:
-            is_damage = any(words in found[2] for words in _DAMAGE)
-            self.errors += is_damage
-            if is_damage or found[1] != "warning":
-                self._keep(found[2])
-            if found[2].startswith(_GUESSED):
-                self._has_duration = False
-        elif self._is_header:
-            self._header(text)
-
-    def _frame(self, text: str) -> None:
-        for tick in _FRAME.findall(text):
-            self.pts.append(None if tick == "NOPTS" else int(tick))
+        # Threads write into each other's unfinished lines, and then leave out who and how bad.
+        self.pts += [None if tick == "NOPTS" else int(tick) for tick in _FRAME.findall(text)]
         if (found := _BASE.search(text)) is not None:
             self.configs += 1
             self.base = Fraction(int(found[1]), int(found[2]))
+        if self._is_header and _TROUBLE.search(text) is None:
+            self._header(text)
+        elif any(words in text for words in _DAMAGE) and not text.startswith(_METADATA):
+            self.errors += 1
+            self._keep(text)
+        elif (found := _TROUBLE.search(text)) is not None:
+            if found[1] != "warning":
+                self._keep(found[2])
+            elif found[2].startswith(_GUESSED):
+                self._has_duration = False
 
     def _keep(self, text: str) -> None:
         if len(self._lines) < 8 and not text.startswith(_CONSEQUENCE):
@@ -103,6 +100,7 @@ class Log:
                 self._duration = 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
             self._start = float(found[4] or 0.0)
         elif (found := _STREAM.match(text)) is not None:
+            self._streams += 1
             is_video = found[1] == "Video" and not found[2].endswith("(attached pic)")
             self._is_ours = is_video and self.info is None
             if self._is_ours:
@@ -141,10 +139,8 @@ class Log:
             return VideoError("crashed", f"the decoder was ended by signal {-status}")
         said = " ".join(self._lines)
         detail = self._lines[0] if self._lines else "no frame could be decoded"
-        if any(words in said for words in _NO_STREAM):
+        if self._streams and self.info is None:
             return VideoError("no_video_stream", "the file has no video stream")
         if any(words in said for words in _NO_DECODER):
             return VideoError("unsupported_codec", f"this ffmpeg cannot decode it: {detail}")
-        if self.container and self.info is None:
-            return VideoError("no_video_stream", "the file has no video stream")
         return VideoError("invalid_data", detail)
