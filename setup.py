@@ -11,7 +11,6 @@ COMMANDS = sorted(path.name for path in (ROOT / "bin").glob("ttvr-*"))
 
 EXTRAS = {
     "ffmpeg": ["imageio-ffmpeg>=0.5"],
-    "progress": ["tqdm>=4.60"],
     "safetensors": ["safetensors>=0.4"],
     "faiss": ["faiss-cpu>=1.7.4"],
     "plot": ["matplotlib>=3.7"],

@@ -31,7 +31,6 @@ LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 CORE = {"torch", "numpy", "PIL", "ffmpeg", "ftfy", "regex"}
 OPTIONAL = {
     "imageio_ffmpeg": {"video"},
-    "tqdm": {"commands"},
     "safetensors": {"clip"},
     "faiss": {"bench"},
     "clip": {"bench"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
@@ -127,6 +128,16 @@ def locate(path_or_name: str | Path) -> Path:
         if (place / entry.file).is_file():
             return place / entry.file
     raise RequirementError(_how_to_get(text, entry))
+
+
+def here() -> dict[str, Path]:
+    """The named checkpoints that are on this machine, by the name that `locate` takes."""
+    found = {}
+    for entry in ENTRIES:
+        name = entry.aliases[0] if entry.aliases else entry.name
+        with contextlib.suppress(RequirementError):
+            found[name] = locate(name)
+    return found
 
 
 def label(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ttvr import __version__
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, MISSING, execute, parser
-from ttvr.errors import TtvrError
+from ttvr.errors import RequirementError, TtvrError
 
 CORE = ("torch", "numpy", "pillow", "ffmpeg-python", "ftfy", "regex")
 EXTRAS = {
@@ -22,7 +22,6 @@ EXTRAS = {
     "safetensors": "safetensors",
     "faiss-cpu": "faiss",
     "matplotlib": "plot",
-    "tqdm": "progress",
 }
 VARIABLES = ("TTVR_FFMPEG", "TTVR_WEIGHTS", "TTVR_OFFLINE", "CUDA_VISIBLE_DEVICES")
 ENOUGH_DISK_GIB = 1.0
@@ -123,9 +122,13 @@ def _ffmpeg() -> Finding:
 
 def _weights() -> Finding:
     def look() -> str:
-        from ttvr.clip.weights import locate
+        from ttvr.clip import catalog
 
-        return str(locate("default"))
+        catalog.places()
+        found = catalog.here()
+        if not found:
+            raise RequirementError("no checkpoint that has a name is on this machine")
+        return ", ".join(f"{name} at {path}" for name, path in found.items())
 
     return _try("weights", look, "ttvr-weights fetch ViT-B/32")
 

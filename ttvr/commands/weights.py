@@ -117,9 +117,11 @@ def _list(args: argparse.Namespace) -> int:
     from ttvr.clip import catalog
 
     rows = []
+    catalog.places()  # a $TTVR_WEIGHTS that is not there is an error, not an empty list
+    here = catalog.here()
     for entry in catalog.ENTRIES:
         name = entry.aliases[0] if entry.aliases else entry.name
-        path = _found(name)
+        path = here.get(name)
         rows.append(
             {
                 "name": name,
@@ -144,17 +146,6 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _found(name: str) -> Path | None:
-    from ttvr.clip import catalog
-    from ttvr.errors import RequirementError
-
-    catalog.places()
-    try:
-        return catalog.locate(name)
-    except RequirementError:
-        return None
-
-
 def _where(args: argparse.Namespace) -> int:
     from ttvr.clip.catalog import locate
 
@@ -166,7 +157,7 @@ def _fetch(args: argparse.Namespace) -> int:
     from ttvr.clip import catalog, fetch
 
     entry = _public(args.name)
-    known = _found(entry.name) if args.out is None else None
+    known = catalog.here().get(entry.name) if args.out is None else None
     if known is not None and fetch.hash_of(known) == entry.sha256:
         print(known)
         return 0
