@@ -34,17 +34,19 @@ class Pairs(NamedTuple):
 def read_pairs(path: str) -> Pairs:
     """Read ground truth: lines of `caption<TAB>video id`, UTF-8.
 
+    A line that comes twice is two queries, as in the published annotations: two people may say
+    the same of a video.
+
     Args:
         path: of the file; "-" is stdin.
 
     Raises:
         OSError: the file cannot be read.
-        TtvrError: a line that is not of this form, empty parts, or the same line twice; names it.
+        TtvrError: a line that is not of this form, or an empty part; names it.
     """
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     name = "stdin" if path == "-" else path
     captions, videos = [], []
-    first_seen: dict[tuple[str, str], int] = {}
     for number, line in enumerate(_lines(content, name), start=1):
         where = f"{name}:{number}"
         parts = line.split("\t")
@@ -53,9 +55,6 @@ def read_pairs(path: str) -> Pairs:
         caption, video = parts[0].strip(), unicodedata.normalize("NFC", parts[1].strip())
         if not caption or not video:
             raise TtvrError(f"{where}: the {'video id' if caption else 'caption'} is empty")
-        earlier = first_seen.setdefault((caption, video), number)
-        if earlier != number:
-            raise TtvrError(f"{where}: the same as line {earlier}; leave one of them out")
         captions.append(caption)
         videos.append(video)
     if not captions:
