@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,10 @@ from ttvr.store._files import (
 from ttvr.store._journal import FAILED, STATUSES, Journal, Line, Source
 from ttvr.store._shards import Shards
 
+_TOOLS = ("torch", "ffmpeg", "device")  # of `provenance`: other ones change rounding alone
 _VARIABLE = ("source",)  # of `model`: where the weights lay says nothing about what they are
+
+log = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
@@ -187,6 +191,7 @@ class Writer:
         lines = _journal.read(folder / ITEMS)
         if lines:
             meta = read_meta(folder)
+            self._warn_of_other_tools(meta["provenance"])
             if meta["state"] == COMPLETE:
                 # Whoever opens the folder from here on must not take it for finished.
                 write_whole(folder / META, json_bytes(meta | {"state": INCOMPLETE}))
@@ -203,6 +208,16 @@ class Writer:
         self._counts.update(line.entry["status"] for line in lines)
         self._write_meta(INCOMPLETE)
         self._journal = Journal(folder / ITEMS, keep=lines[-1].end if lines else 0)
+
+    def _warn_of_other_tools(self, before: Mapping[str, Any]) -> None:
+        now = self._settings.provenance
+        for name in _TOOLS:
+            if name in before and name in now and before[name] != now[name]:
+                log.warning(
+                    "%s: what is there was made with %s %s, the rest will be with %s; "
+                    "features may differ in the last digits",
+                    *(self._folder, name, before[name], now[name]),
+                )
 
     def _write_meta(self, state: str) -> dict[str, Any]:
         settings, shape = self._settings, self._shards.row_shape
