@@ -15,6 +15,7 @@ FORMATS = (
     "h261,h263,h264,hevc,vvc,m4v,vc1,obu,av1,ivf,mjpeg,yuv4mpegpipe,nsv,roq,bink,smk,amv,gxf"
 )
 SCALING = "bicubic+accurate_rnd+full_chroma_int"
+NOTE = "showinfo=checksum=0"  # the filter that writes a line per frame
 TERM_LIMIT = 2000  # terms of a filter expression that fit into a command line
 FIRST_VIDEO = "V:0"  # the first video stream that is no attached picture
 
@@ -30,6 +31,8 @@ def decode(
 ) -> list[str]:
     """Frames as PPM images, each with its own size, to stdout; a line per frame to stderr.
 
+    Of a file every decoded frame has a line, of a thin copy every frame that is passed on.
+
     Args:
         path: the file, or None for a thin MP4 that is fed through stdin.
         stream: which stream of it.
@@ -38,7 +41,9 @@ def decode(
     """
     # One thread: as many videos as there are cores are decoded at once, and threads cost extra.
     source = _input(path, copyts=None, threads=1, filter_threads=1)[stream]
-    output: Options = {"vf": _filters(expression, size), "vcodec": "ppm", "f": "image2pipe"}
+    steps = [NOTE] if expression is None else [NOTE, f"select='{expression}'"]
+    steps = [*(steps if path is not None else reversed(steps)), _conversion(size)]
+    output: Options = {"vf": ",".join(steps), "vcodec": "ppm", "f": "image2pipe"}
     return _compiled(ffmpeg.output(source, "pipe:1", **output, **_ffmpeg.passthrough()))
 
 
@@ -91,25 +96,22 @@ def _tree(name: str, runs: list[list[int]]) -> str:
     return f"if(lt({name},{runs[middle][0]}),{less},{more})"
 
 
-def _filters(expression: str | None, size: int | None) -> str:
-    """Note every frame, drop the unwanted, convert the rest.
+def _conversion(size: int | None) -> str:
+    """Filters that make RGB of a frame, scaled and cropped where a size is given.
 
     The short side becomes `size`, the long one is cut to a whole number, and the crop starts at
     half the difference, halves to even: as torchvision does for CLIP.
     """
-    select = "" if expression is None else f"select='{expression}',"
     if size is None:
-        return f"showinfo=checksum=0,{select}scale=flags={SCALING},format=rgb24"
+        return f"scale=flags={SCALING},format=rgb24"
     width = f"if(lte(iw,ih),{size},trunc({size}*iw/ih))"
     height = f"if(lte(iw,ih),trunc({size}*ih/iw),{size})"
     left, top = (
         f"floor(({side}-{size})/2)+mod({side}-{size},2)*mod(floor(({side}-{size})/2),2)"
         for side in ("iw", "ih")
     )
-    return (
-        f"showinfo=checksum=0,{select}scale=w='{width}':h='{height}':flags={SCALING},"
-        f"format=rgb24,crop={size}:{size}:'{left}':'{top}'"
-    )
+    scale = f"scale=w='{width}':h='{height}':flags={SCALING}"
+    return f"{scale},format=rgb24,crop={size}:{size}:'{left}':'{top}'"
 
 
 def _input(path: Path | None, **options: str | int | None) -> ffmpeg.nodes.FilterableStream:

@@ -100,11 +100,10 @@ def thin_copy(
     command = _command.decode(None, stream="v:0", expression=expression, size=size)
     feed = _thin.pieces(path, track, samples)
     status, reader, log = _run(command, deadline, keep=_always, feed=feed)
-    came = [tick for tick in log.pts if tick in set(ticks)]
-    is_exact = sorted(came) == ticks and reader.count == len(ticks)
+    is_exact = None not in log.pts and sorted(log.pts) == ticks and reader.count == len(ticks)
     if status or log.errors or not is_exact or log.base != Fraction(1, track.timescale):
         return None
-    images = [reader.images[number] for number in np.argsort(came)]
+    images = [reader.images[number] for number in np.argsort(log.pts)]
     return Decoded(images, times[chosen], times, log)
 
 

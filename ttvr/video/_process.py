@@ -17,6 +17,7 @@ from ttvr.errors import VideoError
 
 CHUNK = 1 << 20  # bytes per read
 STOP_EVERY = 0.2  # seconds between looks at whether the work was called off
+PAUSE = 0.002  # seconds in which messages may gather: they come in many small writes
 LINE_LIMIT = 1 << 16  # a longer line of the decoder is cut
 
 
@@ -109,6 +110,8 @@ def _pump(
                 if not _serve(key):
                     selector.unregister(key.fileobj)
                     key.fileobj.close()
+            if all(key.fileobj is child.stderr for key, _ in events):
+                time.sleep(PAUSE)
     lines.close()
 
 
