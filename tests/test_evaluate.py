@@ -251,7 +251,7 @@ def test_models_that_do_not_belong_are_refused(home, model, tmp_path):
         evaluate.evaluate(features, pairs, retriever=other, encode=plain_encode(other))
     write_texts(tmp_path / "texts", other)
     texts = Features.open(tmp_path / "texts")
-    with pytest.raises(IncompatibleError, match=f"clip.pt.*{mine}.*texts is .*{theirs}"):
+    with pytest.raises(IncompatibleError, match=f"clip.pt.*{mine}.*texts with .*{theirs}"):
         evaluate.evaluate(features, evaluate.stored_pairs(texts), texts=texts)
     with pytest.raises(IncompatibleError, match="tfeats holds texts"):
         evaluate.evaluate(Features.open(home / "tfeats"), pairs)

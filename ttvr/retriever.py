@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ttvr.recipes import Recipe
 from ttvr.records import TextFeatures, VideoFeatures
 
 FINGERPRINT_DIGITS = 16
+FINGERPRINT_SHOWN = len("sha256:") + 12
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def load(
     if activation is None:
         activation = "quick_gelu"
         log.warning(
-            "%s does not say its activation, taking quick_gelu (OpenAI's); --activation gelu "
+            "%s does not say its activation: taking quick_gelu (OpenAI's); --activation gelu "
             "for open_clip's models without -quickgelu in their name",
             checkpoint.source,
         )
@@ -155,6 +156,51 @@ def load(
         clip, made, recipe=recipe, source=checkpoint.source, activation=activation
     )
     return retriever.to(resolve_device(device)).eval()
+
+
+def load_for(
+    made_with: Mapping[str, Any],
+    *,
+    weights: str | Path | None = None,
+    head: str | None = None,
+    activation: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Retriever:
+    """The model of a feature folder, or the one asked for instead; not checked to fit.
+
+    Args:
+        made_with: the `model` entry of the folder's `meta.json`.
+        weights: None takes what the folder was made with, head and activation too.
+        head: as `load`, errors too.
+        activation: likewise.
+        device: likewise.
+    """
+    if weights is None:
+        weights, head = made_with["source"], head or made_with["head"]
+        activation = activation or made_with["activation"]
+    return load(weights, head, made_with["reduce"], activation=activation, device=device)
+
+
+def require_same(
+    made_with: Mapping[str, Any], found: Mapping[str, Any], key: str, *, folder: Path, what: str
+) -> None:
+    """Refuse a model, or features, that do not belong with those of a folder.
+
+    Args:
+        made_with: the `model` entry of the folder's `meta.json`.
+        found: that of the model or of other features.
+        key: "space" for vectors, "base" for frames, patches and words.
+        folder: named in the error.
+        what: what `found` describes, named in the error.
+
+    Raises:
+        IncompatibleError: they differ; both are described.
+    """
+    if made_with[key] != found[key]:
+        raise IncompatibleError(
+            f"{folder} was made with {_described(made_with)}, {what} with {_described(found)}: "
+            "pass the weights that made the folder with -w, or extract again with these"
+        )
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -214,6 +260,13 @@ def _head(recipe: Recipe, checkpoint: checkpoints.Checkpoint, clip: CLIP) -> Hea
             f"{checkpoint.source} has no fitting weights for the head {recipe.head}: {error}"
         ) from error
     return head
+
+
+def _described(model: Mapping[str, Any]) -> str:
+    return (
+        f"{model['source']} ({model['arch']}, {model['activation']}, head {model['head']}, "
+        f"{model['fingerprint'][:FINGERPRINT_SHOWN]})"
+    )
 
 
 def _digest(parts: list[Any]) -> str:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from ttvr.clip import tokenizer
 from ttvr.errors import IncompatibleError, UsageError
 from ttvr.records import TextFeatures
-from ttvr.retriever import Retriever, load
+from ttvr.retriever import Retriever, load_for, require_same
 from ttvr.score import top_k
 from ttvr.store import Features
 
@@ -105,20 +105,14 @@ def open_model(
     if features.kind != "video":
         raise IncompatibleError(f"{features.path} holds texts; expected features of videos")
     made_with = features.meta["model"]
-    if weights is None:
-        weights, activation = made_with["source"], activation or made_with["activation"]
-    retriever = load(
-        weights, made_with["head"], made_with["reduce"], activation=activation, device=device
+    retriever = load_for(made_with, weights=weights, activation=activation, device=device)
+    require_same(
+        made_with, retriever.identity(), "space", folder=features.path, what="queries are encoded"
     )
-    found = retriever.identity()
-    if found["space"] != made_with["space"]:
-        raise IncompatibleError(
-            f"{features.path} was made with {_describe(made_with)}, the weights are "
-            f"{_describe(found)}: pass those that made it with -w, or extract again with these"
-        )
     if not retriever.head.offline:
         raise UsageError(
-            f"ranking takes heads that give one vector per video; {found['head']} scores pairs"
+            "ranking takes heads that give one vector per video; "
+            f"{retriever.head_name} scores pairs"
         )
     return retriever
 
@@ -250,10 +244,3 @@ def _check_lengths(texts: Sequence[str], *, most: int, on_long: str) -> None:
             "--on-long truncate"
         )
     log.warning("%s and were cut, the first is number %d, %s", what, long[0], first)
-
-
-def _describe(model: dict[str, Any]) -> str:
-    return (
-        f"{model['source']} ({model['arch']}, {model['activation']}, head {model['head']}, "
-        f"{model['fingerprint'][:19]})"
-    )

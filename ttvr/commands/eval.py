@@ -90,6 +90,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.gt is None and args.text_features is None:
         raise UsageError("no ground truth: pass --gt pairs.tsv, or --text-features with a gt.tsv")
     from ttvr import evaluate
+    from ttvr.retriever import load_for
     from ttvr.search import encode_texts
     from ttvr.store import Features
 
@@ -98,8 +99,8 @@ def _run(args: argparse.Namespace) -> int:
     pairs = evaluate.stored_pairs(texts) if args.gt is None else evaluate.read_pairs(args.gt)
     retriever = encode = None
     if args.weights or args.head or evaluate.needs_model(features, texts):
-        retriever = evaluate.open_model(
-            features,
+        retriever = load_for(
+            features.meta["model"],
             weights=args.weights,
             head=args.head,
             activation=args.activation,

@@ -10,7 +10,7 @@ import numpy as np
 from ttvr import metrics
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.evaluate._pairs import Pairs, absent_videos, read_pairs, refusal, stored_pairs
-from ttvr.evaluate._scores import Encode, count_long, needs_model, open_model, positions, scores
+from ttvr.evaluate._scores import Encode, count_long, needs_model, positions, scores
 from ttvr.retriever import Retriever
 from ttvr.store import Features
 
@@ -21,7 +21,6 @@ __all__ = [
     "Result",
     "evaluate",
     "needs_model",
-    "open_model",
     "positions",
     "read_pairs",
     "save_scores",

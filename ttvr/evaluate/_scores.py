@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,40 +13,13 @@ from ttvr.clip import tokenizer
 from ttvr.errors import IncompatibleError, UsageError
 from ttvr.evaluate._pairs import quoted
 from ttvr.records import TextFeatures, VideoFeatures
-from ttvr.retriever import Retriever, load
+from ttvr.retriever import Retriever, require_same
 from ttvr.score import similarity_matrix
 from ttvr.store import Features, Rows
 
 _BLOCK = 4096
 
 Encode = Callable[[list[str]], TextFeatures]
-
-
-def open_model(
-    features: Features,
-    *,
-    weights: str | None = None,
-    head: str | None = None,
-    activation: str | None = None,
-    device: str = "cpu",
-) -> Retriever:
-    """The model that fits a feature folder: the recorded one, or the one asked for.
-
-    Args:
-        features: a video folder.
-        weights: a path or name; None takes what the folder was made with, head and activation too.
-        head: as `retriever.load`.
-        activation: likewise.
-        device: likewise.
-
-    Raises:
-        RequirementError, IncompatibleError, UsageError: as `retriever.load`.
-    """
-    model = features.meta["model"]
-    if weights is None:
-        weights = model["source"]
-        head, activation = head or model["head"], activation or model["activation"]
-    return load(weights, head, model["reduce"], activation=activation, device=device)
 
 
 def needs_model(features: Features, texts: Features | None) -> bool:
@@ -87,9 +59,10 @@ def scores(
     model = retriever.identity() if retriever is not None else features.meta["model"]
     head = plugins.load("heads", model["head"])
     key = "space" if head.offline else "base"
-    _same(features, model, "the model", key)
+    own = features.meta["model"]
+    require_same(own, model, key, folder=features.path, what="the captions are to be encoded")
     if texts is not None:
-        _same(features, texts.meta["model"], str(texts.path), key)
+        require_same(own, texts.meta["model"], key, folder=features.path, what=str(texts.path))
         rows = _rows_of(texts, captions)
     if head.offline and texts is not None:
         return _inner(torch.from_numpy(texts.text[rows]), features.video)
@@ -122,22 +95,6 @@ def _inner(text: Tensor, gallery: Rows) -> np.ndarray:
         block = torch.from_numpy(np.array(gallery[start : start + _BLOCK], dtype=np.float64))
         sims[:, start : start + _BLOCK] = (text @ block.T).numpy()
     return sims
-
-
-def _same(features: Features, other: dict[str, Any], what: str, key: str) -> None:
-    own = features.meta["model"]
-    if own[key] != other[key]:
-        raise IncompatibleError(
-            f"{features.path} was made with {_described(own)}, {what} is {_described(other)}: "
-            "extract one of them again, or pass the weights that made them with -w"
-        )
-
-
-def _described(model: dict[str, Any]) -> str:
-    return (
-        f"{model['source']} ({model['arch']}, {model['activation']}, head {model['head']}, "
-        f"{model['fingerprint'][:19]})"
-    )
 
 
 def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:
