@@ -87,7 +87,7 @@ def test_blocks_shards_and_batches_change_no_bit(seed, cuts, block, look, batch)
     queries = as_queries(seed + 1, 9, 48)
     whole = top_k(queries, gallery, 15)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_top_k, "LOOK_ROWS", look)
+        patch.setattr(_top_k, "LOOK_SCORES", look * batch)
         patch.setattr(_top_k, "QUERIES_AT_ONCE", batch)
         split = Shards(*np.split(gallery, sorted(cuts)))
         again = top_k(queries, split, 15, block=block)
@@ -102,7 +102,7 @@ def test_settling_candidates_early_changes_no_bit(seed, limit):
     gallery = near_ties(seed, 900, 16)
     queries = as_queries(seed + 1, 4, 16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_top_k, "LOOK_ROWS", 50)
+        patch.setattr(_top_k, "LOOK_SCORES", 200)
         plain = top_k(queries, gallery, 7, block=25)
         init = _top_k._Candidates.__init__
 
@@ -135,6 +135,7 @@ def test_a_gallery_of_one_row_repeated_ties_by_row():
 
 def test_memory_of_candidates_is_bounded(monkeypatch):
     monkeypatch.setattr(_top_k, "PENDING_LIMIT", 1000)
+    monkeypatch.setattr(_top_k, "LOOK_SCORES", 1)
     seen = []
     offer = _top_k._Candidates.offer
 

@@ -21,8 +21,8 @@ from ttvr.score._gallery import Part, gather, open_parts, stream
 BLOCK_ROWS = 2048
 """Rows per product on a CPU: converted to float32 they stay in its cache."""
 DEVICE_BLOCK_ROWS = 32768
-LOOK_ROWS = 8192
-"""Rows per look for winners: few large looks cost less Python than many small ones."""
+LOOK_SCORES = 1 << 18
+"""Scores per look for winners: few large looks cost less Python than many small ones."""
 QUERIES_AT_ONCE = 256
 EXACT_ROWS = 1024
 PENDING_LIMIT = 1 << 18
@@ -98,7 +98,7 @@ def _search(queries: Tensor, parts: list[Part], k: int, rows: int) -> tuple[Tens
     # exact score by u more when it is rounded. Twice that covers the denominator and this sum.
     slack = queries.abs().sum(dim=1) * (2 * (D + 2) * _UNIT_ROUNDOFF)  # [Q]
     candidates = _Candidates(queries, parts, k)
-    fast = queries.new_empty(Q, max(rows, LOOK_ROWS))
+    fast = queries.new_empty(Q, max(rows, LOOK_SCORES // Q))
     filled, first, largest = 0, 0, 0.0
     for block in stream(parts, rows, queries.device):
         count = len(block.values)

@@ -1,0 +1,46 @@
+"""ttvr-bench rank on a small gallery: every contender answers, and the gallery can be kept."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+
+from ttvr.bench import rank
+from ttvr.errors import TtvrError, UsageError
+
+
+def options(*argv):
+    parser = argparse.ArgumentParser()
+    rank.add_arguments(parser.add_argument_group())
+    return parser.parse_args([str(one) for one in argv])
+
+
+def test_a_table_with_every_contender(tmp_path):
+    kept = tmp_path / "gallery.npy"
+    small = ("--rows", 3000, "--dim", 16, "--queries", 1, 3, "--rounds", 1, "--keep", kept)
+    table = rank.run(options(*small))
+    assert {row[:2] for row in table.rows} >= {
+        (name, count) for name in (rank.OURS, rank.NUMPY) for count in (1, 3)
+    }
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert all(row[2] > 0 for row in table.rows)
+    gallery = np.load(kept)
+    assert gallery.shape == (3000, 16)
+    assert gallery.dtype == np.float16
+    assert np.allclose(np.linalg.norm(gallery.astype("f4"), axis=1), 1, atol=1e-2)
+
+
+def test_what_cannot_be_measured(tmp_path):
+    with pytest.raises(UsageError, match="at least 1"):
+        rank.run(options("--rows", 0))
+    np.save(tmp_path / "other.npy", np.zeros((2, 2), np.float16))
+    with pytest.raises(UsageError, match=r"holds float16 \[2, 2\]"):
+        rank.run(options("--rows", 3, "--dim", 2, "--keep", tmp_path / "other.npy"))
+
+
+def test_contenders_that_find_other_things_are_not_compared():
+    scores = {rank.OURS: np.zeros((1, 2)), rank.NUMPY: np.full((1, 2), 0.1)}
+    with pytest.raises(TtvrError, match=r"differ by 0\.1"):
+        rank._compare(scores)
