@@ -120,7 +120,16 @@ def test_crop_starts_where_torchvision_starts(clips, wide, tall):
 def test_odd_sizes_and_a_single_frame(clips):
     path = make(
         clips / "odd.mkv",
-        *("-f", "lavfi", "-i", "color=red:s=35x21:r=5", "-frames:v", "1", "-c:v", "mpeg4"),
+        *(
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=s=35x21:r=5,drawbox=c=red:t=fill",
+            "-frames:v",
+            "1",
+            "-c:v",
+            "mpeg4",
+        ),
     )
     result = video.read_frames(path, everything)
     assert result.pixels.shape == (1, 21, 35, 3)
