@@ -18,7 +18,7 @@ from torch import Tensor
 from ttvr.errors import TtvrError
 from ttvr.score._gallery import Part, gather, open_parts, stream
 
-BLOCK_ROWS = 2048
+BLOCK_ROWS = 1024
 """Rows per product on a CPU: converted to float32 they stay in its cache."""
 DEVICE_BLOCK_ROWS = 32768
 LOOK_SCORES = 1 << 18
