@@ -35,17 +35,26 @@ class Retriever(nn.Module):
         head: scores what the towers make.
         recipe: the settings they were trained with, or the defaults.
         source: name or path of the checkpoint.
+        note: what the checkpoint says of itself; mostly empty.
         activation: of CLIP's MLPs.
     """
 
     def __init__(
-        self, clip: CLIP, head: Head, *, recipe: Recipe, source: str, activation: str
+        self,
+        clip: CLIP,
+        head: Head,
+        *,
+        recipe: Recipe,
+        source: str,
+        activation: str,
+        note: str = "",
     ) -> None:
         super().__init__()
         self.clip = clip
         self.head = head
         self.recipe = recipe
         self.source = source
+        self.note = note
         self.activation = activation
 
     @property
@@ -89,6 +98,7 @@ class Retriever(nn.Module):
             "activation": self.activation,
             "fingerprint": fingerprint,
             "source": self.source,
+            "note": self.note,
             "head": self.head_name,
             "head_options": options,
             "reduce": [],
@@ -153,7 +163,12 @@ def load(
     recipe = _recipe(checkpoint.recipe, head)
     made = _head(recipe, checkpoint, clip)
     retriever = Retriever(
-        clip, made, recipe=recipe, source=checkpoint.source, activation=activation
+        clip,
+        made,
+        recipe=recipe,
+        source=checkpoint.source,
+        activation=activation,
+        note=checkpoint.note,
     )
     return retriever.to(resolve_device(device)).eval()
 

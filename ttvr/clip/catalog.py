@@ -108,13 +108,13 @@ def locate(path_or_name: str | Path) -> Path:
     """The absolute path of a checkpoint.
 
     Args:
-        path_or_name: a path; a name or file name of `ENTRIES`; or what `Checkpoint.source` says.
+        path_or_name: a path, or a name or file name of `ENTRIES`.
 
     Raises:
         RequirementError: not found; the message says where it was looked for and how to get it.
         TtvrError: the path is not a file.
     """
-    text = str(path_or_name).removesuffix(f" [{RANDOM}]")
+    text = str(path_or_name)
     entry, path = find(text), Path(text).expanduser()
     is_file_name = entry is None or text == entry.file
     if is_file_name and text and path.is_file():

@@ -50,11 +50,11 @@ class Checkpoint(NamedTuple):
         clip: tensors by OpenAI's names, float32, contiguous, in OpenAI's order.
         head: tensors of the similarity head, float32; empty unless a ttvr run.
         recipe: the settings of a ttvr run; else empty.
-        source: the name it was asked for by, or the absolute path; `locate` takes it. Random
-            weights say so: "/a/b.pt [random (meaningless)]".
+        source: the name it was asked for by, or the absolute path; `locate` takes it.
         activation: "quick_gelu" or "gelu"; None where the file does not tell.
         reducers: tensors of the token reducers, float32; empty unless a ttvr run.
         format: what kind of file it was, in words.
+        note: what the file says of itself: "random (meaningless)"; mostly empty.
     """
 
     clip: dict[str, Tensor]
@@ -64,6 +64,7 @@ class Checkpoint(NamedTuple):
     activation: str | None
     reducers: dict[str, Tensor]
     format: str
+    note: str
 
 
 def load(path_or_name: str | Path) -> dict[str, Tensor]:
@@ -96,13 +97,13 @@ def read(path_or_name: str | Path) -> Checkpoint:
     entry = find(str(path_or_name))
     is_named = entry is not None and entry.file == path.name and str(path_or_name) != entry.file
     source = entry.name if is_named else str(path)
-    if raw.label.get("note"):
-        source = f"{path} [{RANDOM}]"
-        _LOG.warning("%s: random weights; every result from them is meaningless", path)
+    note = str(raw.label.get("note", ""))
+    if note:
+        _LOG.warning("%s holds weights that call themselves %s", path, note)
     # A file that was asked for by OpenAI's name holds OpenAI's weights, whatever its format.
     activation = stated or ("quick_gelu" if is_named else None)
     recipe = run.get("recipe", {})
-    return Checkpoint(clip, head, recipe, source, activation, reducers, raw.format)
+    return Checkpoint(clip, head, recipe, source, activation, reducers, raw.format, note)
 
 
 def verify(path_or_name: str | Path) -> Checkpoint:

@@ -165,7 +165,8 @@ def _protocol(facts: dict[str, Any], found: dict[str, Any]) -> str:
         f"coverage {coverage['found']}/{coverage['expected']} videos"
         + (f" (missing: {facts['missing']})" if facts["missing"] else ""),
         f"ties {ties} ({policy})",
-        f"model {model['source']} {model['fingerprint'][:19]} head {model['head']}",
+        f"model {model['source']} {model['fingerprint'][:19]} head {model['head']}"
+        + (f" ({model['note']})" if model.get("note") else ""),
         f"frames {pixels['frames']} {pixels['sampler']} {pixels['hash'][:19]}",
         "selection none",
         "seed none",

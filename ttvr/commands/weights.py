@@ -213,7 +213,7 @@ def _verify(args: argparse.Namespace) -> int:
     checkpoint = weights.verify(args.weights)
     facts = {
         "path": str(path),
-        "source": checkpoint.source,
+        "note": checkpoint.note or None,
         "format": checkpoint.format,
         "bytes": path.stat().st_size,
         "sha256": found,
@@ -241,9 +241,12 @@ def _convert(args: argparse.Namespace) -> int:
     if _keeps(out, args):
         return 0
     checkpoint = weights.read(args.weights)
-    note = weights.RANDOM if checkpoint.source.endswith(f"[{weights.RANDOM}]") else ""
     weights.save(
-        checkpoint.clip, out, dtype=args.dtype, activation=checkpoint.activation, note=note
+        checkpoint.clip,
+        out,
+        dtype=args.dtype,
+        activation=checkpoint.activation,
+        note=checkpoint.note,
     )
     if checkpoint.head and not args.quiet:
         print("ttvr-weights: only the CLIP was written, not the head of the run", file=sys.stderr)
