@@ -20,6 +20,7 @@ HEADING_LINES = 3
 REASON_LINES = 4
 BADGE = SMALL + 2 * PAD
 LEAST_TILE = 120
+SLIVER = 2
 TALLEST = 65_000
 """Pixels; image formats end near there, and memory does earlier."""
 EARLIER = 1e-3
@@ -166,6 +167,10 @@ def _picture(shot: Shot, layout: _Layout, failures: dict[str, VideoError]) -> Im
         return box
     scale = min(box.width / frame.width, box.height / frame.height)
     size = [max(1, round(side * scale)) for side in frame.size]
+    # Of the same shape but for rounding: no slivers of the background.
+    size = [
+        full if full - side <= SLIVER else side for full, side in zip(box.size, size, strict=True)
+    ]
     frame = frame.resize(size, Image.Resampling.LANCZOS)
     box.paste(frame, ((box.width - frame.width) // 2, (box.height - frame.height) // 2))
     return box
