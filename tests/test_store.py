@@ -430,7 +430,7 @@ def test_nothing_but_failures(tmp_path):
     fill(folder, [source("v03"), source("v08")])
     features = Features.open(folder)
     assert len(features) == len(features.ids) == len(features.video) == 0
-    assert features.items == []
+    assert list(features.items) == []
     assert features.meta["counts"]["failed"] == 2
 
 
@@ -632,3 +632,21 @@ def test_a_crash_while_writing_texts(monkeypatch, tmp_path):
         lambda folder: fill_texts(folder, TEXTS),
         content(tmp_path / "expected"),
     )
+
+
+def test_items_are_read_for_the_rows_asked_for(tmp_path):
+    fill(tmp_path / "feats", sources(3))
+    journal = tmp_path / "feats" / "items.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    whole = Features.open(tmp_path / "feats").items
+    assert whole[-1] == list(whole)[len(whole) - 1]
+    assert [item["id"] for item in whole[1:]] == Features.open(tmp_path / "feats").ids[1:]
+
+    journal.write_bytes(b"".join([lines[1], lines[0], *lines[2:]]))
+    swapped = Features.open(tmp_path / "feats").items
+    assert swapped[2] == whole[2]
+    with pytest.raises(TtvrError, match="row 0 is not about"):
+        swapped[0]
+    journal.write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(TtvrError, match="rows"):
+        _ = Features.open(tmp_path / "feats").items

@@ -28,7 +28,7 @@ from ttvr.store._files import (
     read_meta,
     shard_name,
 )
-from ttvr.store._journal import FAILED
+from ttvr.store._items import Items
 from ttvr.store._rows import Rows
 from ttvr.store._shards import NORM_TOLERANCE
 
@@ -46,7 +46,7 @@ def attempts(folder: Path) -> Iterator[dict[str, Any]]:
     """
     roots = read_meta(folder)["roots"]
     for line in _journal.read(folder / ITEMS):
-        yield line.entry | {"file": str(Path(roots[line.entry["root"]], line.entry["path"]))}
+        yield _journal.located(line.entry, roots)
 
 
 class Features:
@@ -119,12 +119,9 @@ class Features:
         return self._arrays["video" if self.kind == "video" else "text"]
 
     @cached_property
-    def items(self) -> list[dict[str, Any]]:
+    def items(self) -> Items:
         """The journal lines of the rows, in row order, each with the absolute path as "file"."""
-        found = [item for item in attempts(self.path) if item["status"] != FAILED]
-        if [item["id"] for item in found] != self.ids:
-            raise damaged(self.path / ITEMS, f"its items are not those of {IDS}")
-        return found
+        return Items(self.path / ITEMS, roots=self.meta["roots"], ids=self.ids)
 
     @cached_property
     def gt(self) -> list[tuple[int, str]] | None:

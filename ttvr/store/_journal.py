@@ -75,17 +75,28 @@ def read(path: Path) -> list[Line]:
     lines, end = [], 0
     for number, text in enumerate(content.split(b"\n")[:-1], start=1):
         end += len(text) + 1
-        try:
-            entry = json.loads(text)
-            whole = entry["status"] in STATUSES and {"id", "root", "path"} <= entry.keys()
-        except (ValueError, TypeError, KeyError):
-            whole = False
-        if not whole:
+        entry = parse(text)
+        if entry is None:
             if end == len(content):
                 break
             raise damaged(path, f"line {number} is not a journal line")
         lines.append(Line(entry, end))
     return lines
+
+
+def parse(text: bytes) -> dict[str, Any] | None:
+    """A journal line; None where it is none."""
+    try:
+        entry = json.loads(text)
+        whole = entry["status"] in STATUSES and {"id", "root", "path"} <= entry.keys()
+    except (ValueError, TypeError, KeyError):
+        return None
+    return entry if whole else None
+
+
+def located(entry: dict[str, Any], roots: Sequence[str]) -> dict[str, Any]:
+    """A journal line with the absolute path of its input as "file"."""
+    return entry | {"file": str(Path(roots[entry["root"]], entry["path"]))}
 
 
 class Journal:
