@@ -29,7 +29,7 @@ setup(
     install_requires=[
         "torch>=2.1",
         "numpy>=1.24",
-        "pillow>=9.5",
+        "pillow>=10.1",
         "ffmpeg-python>=0.2",
         "ftfy>=6.1",
         "regex>=2022.1",
