@@ -151,6 +151,26 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.wait(timeout=20) == 0
 
 
+def test_progress_that_nobody_reads_does_not_stop_the_work():
+    code = (
+        "import sys, time\nfrom ttvr.commands import _run\n"
+        "from ttvr.commands._progress import Progress\n"
+        "def work(args):\n"
+        "    with Progress('videos', total=40, mode='always') as progress:\n"
+        "        for n in range(40): time.sleep(0.01); progress._last = 0; progress.step()\n"
+        "    print('all of it')\n"
+        "    return 3\n"
+        "sys.exit(_run.execute(_run.parser('try', summary='s', examples=['x']), work, []))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stderr.read(1)
+    process.stderr.close()
+    assert process.stdout.read() == b"all of it\n"
+    assert process.wait(timeout=20) == 3
+
+
 def test_video_errors_cross_process_boundaries():
     import pickle
 

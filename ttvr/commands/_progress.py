@@ -79,8 +79,11 @@ class Progress:
         else:
             # Erase to the end of the line: a shorter line must not leave the tail of a longer one.
             line = "\r" + self._sentence() + "\x1b[K" + ("\n" if final else "")
-        self._stream.write(line)
-        self._stream.flush()
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except BrokenPipeError:
+            self._mode = "never"  # nobody listens any more; the work goes on
 
     def _rate(self) -> float:
         spent = max(time.monotonic() - self._began, 1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -101,7 +102,8 @@ def _set_up_logging(args: argparse.Namespace) -> None:
 
 
 def _say(made: argparse.ArgumentParser, text: str) -> None:
-    print(f"{made.prog}: {text}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{made.prog}: {text}", file=sys.stderr)
 
 
 def _one_line(error: Exception) -> str:
