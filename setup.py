@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ttvr" / "__init__.py").rea
 COMMANDS = sorted(path.name for path in (ROOT / "bin").glob("ttvr-*"))
 
 EXTRAS = {
-    "ffmpeg": ["imageio-ffmpeg>=0.5"],
+    "ffmpeg": ["imageio-ffmpeg>=0.6"],
     "safetensors": ["safetensors>=0.4"],
     "faiss": ["faiss-cpu>=1.7.4"],
     "plot": ["matplotlib>=3.7"],
