@@ -17,6 +17,7 @@ from ttvr import plugins
 from ttvr.clip import weights as checkpoints
 from ttvr.clip.model import CLIP, build
 from ttvr.errors import IncompatibleError, RequirementError, UsageError
+from ttvr.files import written
 from ttvr.heads._base import Head
 from ttvr.recipes import Recipe
 from ttvr.records import TextFeatures, VideoFeatures
@@ -111,7 +112,7 @@ class Retriever(nn.Module):
         """Name of the head's plug-in."""
         return type(self.head).__module__.rpartition(".")[2]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write weights and recipe as one `ttvr-run/1` file, atomically."""
         content = {
             "format": checkpoints.RUN_FORMAT,
@@ -121,9 +122,8 @@ class Retriever(nn.Module):
             "recipe": {**vars(self.recipe), "head_options": list(self.recipe.head_options)},
             "activation": self.activation,
         }
-        partial = path.with_name(path.name + ".part")
-        torch.save(content, partial)
-        partial.replace(path)
+        with written(Path(path)) as partial:
+            torch.save(content, partial)
 
 
 def load(

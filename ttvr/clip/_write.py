@@ -5,12 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from ttvr.clip._formats import LABEL, NPZ_FORMAT
 from ttvr.clip.catalog import LABEL_RECORD, RANDOM
 from ttvr.errors import RequirementError, TtvrError, UsageError
+from ttvr.files import written
 
 SUFFIXES = (".pt", ".bin", ".safetensors", ".npz")
 _TABLE = "token_embedding.weight"
@@ -79,7 +77,7 @@ def save(
         raise TtvrError(f"{path}: {lost[0]} has values beyond {to}; not written, use float32")
     label = {"activation": activation, "note": note}
     label = {key: value for key, value in label.items() if value}
-    _replace(path, lambda file: writers[path.suffix](kept, label, file))
+    _write(path, lambda file: writers[path.suffix](kept, label, file))
     return path
 
 
@@ -108,7 +106,7 @@ def random(path: str | Path, *, size: str = "tiny", seed: int = 0) -> Path:
         # torch.jit is deprecated as a way to run models; as the format of OpenAI's files it stays.
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(root.eval())
-        _replace(path, lambda f: torch.jit.save(scripted, f, _extra_files={LABEL_RECORD: label}))
+        _write(path, lambda f: torch.jit.save(scripted, f, _extra_files={LABEL_RECORD: label}))
     return path
 
 
@@ -213,21 +211,7 @@ def _npz(state: dict[str, Tensor], label: dict[str, str], file: io.BufferedIOBas
     np.savez_compressed(file, format=np.str_(NPZ_FORMAT), **label, **arrays)
 
 
-def _replace(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
-    """Write to a temporary name in the same folder, then rename: nobody sees half a file."""
+def _write(path: Path, content: Callable[[io.BufferedIOBase], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; a checkpoint gets what any new file gets.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+    with written(path) as partial, partial.open("wb") as file:
+        content(file)

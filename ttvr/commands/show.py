@@ -15,6 +15,7 @@ from ttvr.commands import _options
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.errors import TtvrError, UsageError
+from ttvr.files import written
 
 if TYPE_CHECKING:
     from ttvr.show import Row, Sheet
@@ -145,12 +146,8 @@ def _output(args: argparse.Namespace) -> Path:
 
 
 def _save(sheet: Sheet, out: Path) -> None:
-    partial = out.with_name(f".{out.stem}.part{out.suffix}")
-    try:
+    with written(out) as partial:
         sheet.image.save(partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _summary(sheet: Sheet, out: Path, *, queries: int, thumbnails: int) -> str:

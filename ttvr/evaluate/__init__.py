@@ -11,6 +11,7 @@ from ttvr import metrics
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.evaluate._pairs import Pairs, absent_videos, read_pairs, refusal, stored_pairs
 from ttvr.evaluate._scores import Encode, count_long, needs_model, positions, scores
+from ttvr.files import written
 from ttvr.retriever import Retriever
 from ttvr.store import Features
 
@@ -106,10 +107,8 @@ def evaluate(
 
 def save_scores(sims: np.ndarray, path: Path) -> None:
     """Write scores [Nt, Nv] as `.npy`: whole, or not at all."""
-    partial = path.with_name(f".{path.name}.tmp")
-    with partial.open("wb") as file:
+    with written(path) as partial, partial.open("wb") as file:
         np.save(file, sims, allow_pickle=False)
-    partial.replace(path)
 
 
 def _protocol(
