@@ -27,7 +27,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.1",
+        "torch>=2.6",
         "numpy>=1.24",
         "pillow>=10.1",
         "ffmpeg-python>=0.2",
