@@ -171,6 +171,36 @@ def test_progress_that_nobody_reads_does_not_stop_the_work():
     assert process.wait(timeout=20) == 3
 
 
+def test_options_may_stand_between_arguments(tmp_path):
+    done = call("rank", tmp_path / "queries.txt", "-k", "3", tmp_path / "feats")
+    assert done.returncode == 1
+    assert "queries.txt" in done.stderr
+    assert "unrecognized" not in done.stderr
+
+
+def test_paths_that_are_no_utf8_go_out_as_they_came_in(tmp_path):
+    path = os.fsencode(tmp_path) + b"/x\xff.pt"
+    Path(os.fsdecode(path)).write_bytes(b"weights")
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-m", "ttvr", "weights", "where", path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=strict)
+    assert done.stdout == path + b"\n", done.stderr
+
+
+def test_only_what_resumes_promises_to(capsys):
+    def work(args):
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for resumes in (False, True):
+            made = _run.parser("try", summary="s", examples=["ttvr-try"], resumes=resumes)
+            assert _run.execute(made, work, []) == 130
+            assert ("goes on from here" in capsys.readouterr().err) is resumes
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_video_errors_cross_process_boundaries():
     import pickle
 

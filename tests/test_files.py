@@ -21,8 +21,14 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), written(path) as partial:
-        partial.write_text("half")
-        raise OSError("full")
+
+
+    def fail():
+        with written(path) as partial:
+            partial.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

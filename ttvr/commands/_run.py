@@ -30,30 +30,35 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return super()._get_help_string(action)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Wrong use is one line, like every other error; the usage is in --help."""
+
+    after_interruption = ""
 
     def error(self, message: str) -> None:
         """Exit with code 2 after one line."""
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def parser(verb: str, *, summary: str, examples: Sequence[str]) -> argparse.ArgumentParser:
+def parser(verb: str, *, summary: str, examples: Sequence[str], resumes: bool = False) -> Parser:
     """A parser with what all commands share: examples and exit codes in --help, --version, -v, -q.
 
     Args:
         verb: the command's name without `ttvr-`.
         summary: what the command reads and writes.
         examples: command lines that work, shown at the end of --help.
+        resumes: the same command run again goes on where it was interrupted.
     """
     epilog = "\n".join(["examples:", *(f"  {line}" for line in examples), "", _EXIT_CODES])
-    made = _Parser(
+    made = Parser(
         prog=f"ttvr-{verb}",
         description=summary,
         epilog=epilog,
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
+    if resumes:
+        made.after_interruption = "; the same command run again goes on from here"
     made.add_argument("--version", action="version", version=f"ttvr {__version__}")
     made.add_argument(
         "-v", "--verbose", action="store_true", help="say more, and show a traceback on errors"
@@ -63,7 +68,7 @@ def parser(verb: str, *, summary: str, examples: Sequence[str]) -> argparse.Argu
 
 
 def execute(
-    made: argparse.ArgumentParser,
+    made: Parser,
     run: Callable[[argparse.Namespace], int],
     argv: Sequence[str] | None,
 ) -> int:
@@ -74,8 +79,10 @@ def execute(
         run: the command's work; imports what is heavy itself, so wrong use is answered at once.
         argv: arguments without the program's name; None takes the process's own.
     """
-    args = made.parse_args(argv)
+    args = _parse(made, argv)
     _set_up_logging(args)
+    # A path may hold bytes that are no UTF-8: they go out as they came in.
+    sys.stdout.reconfigure(errors="surrogateescape")
     try:
         code = run(args)
         sys.stdout.flush()
@@ -86,7 +93,7 @@ def execute(
         return DONE
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _say(made, "interrupted; the same command run again goes on from here")
+        _say(made, "interrupted" + made.after_interruption)
         return INTERRUPTED
     except (TtvrError, OSError) as error:
         if args.verbose:
@@ -95,13 +102,19 @@ def execute(
         return getattr(error, "exit_code", FAILED)
 
 
+def _parse(made: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options may stand between positional arguments, which argparse allows without verbs only."""
+    has_verbs = any(action.nargs == argparse.PARSER for action in made._actions)
+    return made.parse_args(argv) if has_verbs else made.parse_intermixed_args(argv)
+
+
 def _set_up_logging(args: argparse.Namespace) -> None:
     level = logging.DEBUG if args.verbose else logging.ERROR if args.quiet else logging.INFO
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
     logging.getLogger("ttvr").setLevel(level)
 
 
-def _say(made: argparse.ArgumentParser, text: str) -> None:
+def _say(made: Parser, text: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"{made.prog}: {text}", file=sys.stderr)
 
