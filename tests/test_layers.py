@@ -28,15 +28,17 @@ LAYERS = (
     ("__init__", "__main__"),
 )
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
-CORE = {"torch", "numpy", "PIL", "ffmpeg", "ftfy", "regex"}
-OPTIONAL = {
+CORE = {"torch", "numpy", "PIL", "ftfy", "regex"}
+OWNED = {
+    "ffmpeg": {"video"},
     "imageio_ffmpeg": {"video"},
     "safetensors": {"clip"},
     "faiss": {"bench"},
-    "clip": {"bench"},
     "av": {"bench"},
-    "matplotlib": {"show"},
 }
+DYNAMIC = {"plugins", "commands", "__init__", "__main__"}
+READ_RECIPES = {"recipes", "retriever", "train", "bench", "commands"}
+FAMILIES = ("cluster", "reducers", "heads", "datasets")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -47,16 +49,13 @@ def part(path):
 
 
 def imports(path):
-    """Every module a file imports, wherever the statement stands, as dotted names."""
+    """Every name a file imports, wherever the statement stands: `from a import b` is `a.b`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if node.module == "ttvr":
-                yield from (f"ttvr.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -65,12 +64,11 @@ def test_imports_go_down(path):
     for name in imports(path):
         root, _, rest = name.partition(".")
         if root == "ttvr":
-            other = rest.split(".")[0] or "__init__"
-            if other in ("__version__", own):
-                continue
-            assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
+            other = rest.split(".")[0]
+            if other not in ("__version__", own):
+                assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
         elif root not in sys.stdlib_module_names:
-            assert root in CORE or own in OPTIONAL.get(root, ()), f"{own} imports {root}"
+            assert root in CORE or own in OWNED.get(root, ()), f"{own} imports {root}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -78,13 +76,22 @@ def test_private_files_stay_in_their_folder(path):
     """`_base.py` is a family's contract, which those who hold its plug-ins may name."""
     for name in imports(path):
         pieces = name.split(".")
-        if (
-            pieces[0] == "ttvr"
-            and len(pieces) > 2
-            and pieces[2].startswith("_")
-            and pieces[2] != "_base"
-        ):
-            assert pieces[1] == part(path), f"{path}: {name} is private"
+        contract = len(pieces) > 2 and pieces[1] in FAMILIES and pieces[2] == "_base"
+        if pieces[0] == "ttvr" and pieces[1] != part(path) and not contract:
+            private = [piece for piece in pieces[2:] if piece.startswith("_")]
+            assert not private, f"{path}: {name} is private"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_can_be_seen(path):
+    if part(path) not in DYNAMIC:
+        assert not re.search(r"\bimport_module\b|\b__import__\b", path.read_text())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_recipe_is_read_where_models_are_made(path):
+    if part(path) not in READ_RECIPES:
+        assert not re.search(r"\brecipe\.\w|\bttvr\.recipes\b", path.read_text())
 
 
 def test_every_part_has_a_layer():

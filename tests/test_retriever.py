@@ -92,8 +92,13 @@ def test_an_unknown_activation_is_said(checkpoint, caplog):
     retriever.load(checkpoint)
     assert "--activation" in caplog.text
     caplog.clear()
-    retriever.load(checkpoint, activation="quick_gelu")
+    model = retriever.load(checkpoint, activation="gelu")
     assert caplog.text == ""
+    model.save(checkpoint)
+    assert retriever.load(checkpoint).activation == "gelu"
+    assert caplog.text == ""
+    assert retriever.load(checkpoint, activation="quick_gelu").activation == "quick_gelu"
+    assert "says gelu; taking quick_gelu" in caplog.text
 
 
 def test_autocast_is_bf16_where_asked():

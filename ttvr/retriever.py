@@ -63,6 +63,11 @@ class Retriever(nn.Module):
         """Where the parameters lie."""
         return next(self.clip.parameters()).device
 
+    @property
+    def text_length(self) -> int:
+        """L, tokens per text: all that CLIP takes, or what a head on words is built for."""
+        return self.clip.context_length if self.head.offline else self.recipe.words
+
     def encode_text(self, ids: Tensor) -> TextFeatures:
         """Ids [B, L] int64 -> TextFeatures; as `CLIP.encode_text`."""
         return self.clip.encode_text(ids.to(self.device))
@@ -151,7 +156,10 @@ def load(
     if reduce:
         raise UsageError(f"unknown token reducer {reduce[0]!r}; this version has none")
     checkpoint = checkpoints.read(weights)
-    activation = activation or checkpoint.activation
+    stated = checkpoint.activation
+    if activation and stated and activation != stated:
+        log.warning("%s says %s; taking %s, as asked", checkpoint.source, stated, activation)
+    activation = activation or stated
     if activation is None:
         activation = "quick_gelu"
         log.warning(

@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
             retriever,
             batch_size=args.batch_size,
             words=not retriever.head.offline,
-            length=evaluate.positions(retriever),
+            length=retriever.text_length,
         )
     result = evaluate.evaluate(
         features,

@@ -10,7 +10,7 @@ import numpy as np
 from ttvr import metrics
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.evaluate._pairs import Pairs, absent_videos, read_pairs, refusal, stored_pairs
-from ttvr.evaluate._scores import Encode, count_long, needs_model, positions, scores
+from ttvr.evaluate._scores import Encode, count_long, needs_model, scores
 from ttvr.files import written
 from ttvr.retriever import Retriever
 from ttvr.store import Features
@@ -22,7 +22,6 @@ __all__ = [
     "Result",
     "evaluate",
     "needs_model",
-    "positions",
     "read_pairs",
     "save_scores",
     "stored_pairs",
@@ -69,10 +68,10 @@ def evaluate(
         features: a video folder.
         pairs: the ground truth.
         retriever: the model; not needed where `needs_model` says so.
-        encode: captions -> TextFeatures by that model, in order, of `positions` tokens; with
+        encode: captions -> TextFeatures by that model, in order, of `text_length` tokens; with
             words where the head is not offline. Not needed where `texts` are given.
         texts: a text folder that holds the captions, already encoded.
-        on_long: what happens to captions of more tokens than `positions`: "truncate" (the
+        on_long: what happens to captions of more tokens than `text_length`: "truncate" (the
             end-of-text token is kept) or "error".
         missing: what becomes of captions whose video has no features. "error"; "skip" leaves them
             out; "miss" counts them as never found, in both directions.

@@ -27,18 +27,13 @@ def needs_model(features: Features, texts: Features | None) -> bool:
     return texts is None or not plugins.load("heads", features.meta["model"]["head"]).offline
 
 
-def positions(retriever: Retriever) -> int:
-    """L, tokens per caption: all that the model takes, or what a head on words is built for."""
-    return retriever.clip.context_length if retriever.head.offline else retriever.recipe.words
-
-
 def count_long(captions: Sequence[str], retriever: Retriever, on_long: str) -> int:
-    """How many captions have more tokens than there are `positions`.
+    """How many captions have more tokens than the model takes.
 
     Raises:
         UsageError: there are some, and `on_long` is "error".
     """
-    most = positions(retriever)
+    most = retriever.text_length
     long = [at for at, count in enumerate(tokenizer.count(captions)) if count > most]
     if long and on_long == "error":
         raise UsageError(
