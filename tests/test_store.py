@@ -9,6 +9,7 @@ import os
 import pathlib
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import numpy as np
 import pytest
 
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
-from ttvr.store import Features, Outcome, Rows, Settings, Source, TextWriter, Writer, finished
+from ttvr.store import Features, Outcome, Rows, Settings, Source, TextWriter, Writer
+from ttvr.store._claim import Lock, clear_partial
 
 T, D, SHARD = 3, 8, 4
 ARRAYS = ("video", "frames", "mask", "times")
@@ -62,21 +64,24 @@ def outcome(item):
     return Outcome({"status": "ok", "duration": 1.5, "frames": int(real.sum())}, row)
 
 
-def fill(folder, items, *, made=None, stop=None, **options):
+def writer(folder, items, *, made=None, **options):
+    pad = np.arange(D, dtype="f4")
+    return Writer(folder, items, settings=made or settings(), pad=pad, **options)
+
+
+def fill(folder, items, *, stop=None, **options):
     """Run as extraction does; returns the inputs that had to be computed."""
     computed = []
-    with Writer(
-        folder, items, settings=made or settings(), pad=np.arange(D, dtype="f4"), **options
-    ) as writer:
-        for item in items[writer.done :]:
+    with writer(folder, items, **options) as open_folder:
+        for item in items[open_folder.done :]:
             if stop is not None and len(computed) == stop:
                 return computed
-            result = writer.kept(item)
+            result = open_folder.kept(item)
             if result is None:
                 computed.append(item.id)
                 result = outcome(item)
-            writer.add(result)
-        writer.finish()
+            open_folder.add(result)
+        open_folder.finish()
     return computed
 
 
@@ -242,15 +247,11 @@ def changed(items):
 def test_a_crash_while_inputs_change(monkeypatch, tmp_path):
     items = changed(sources(7))
     fill(tmp_path / "expected", items)
-
-    def begin(folder):
-        folder.parent.mkdir()
-        fill(folder, sources(7))
-
+    fill(tmp_path / "before", sources(7))
     crash_everywhere(
         monkeypatch,
         tmp_path,
-        begin,
+        lambda folder: shutil.copytree(tmp_path / "before", folder),
         lambda folder: fill(folder, items),
         content(tmp_path / "expected"),
         every=2,
@@ -260,15 +261,11 @@ def test_a_crash_while_inputs_change(monkeypatch, tmp_path):
 def test_a_crash_while_overwriting(monkeypatch, tmp_path):
     other = settings(model={"fingerprint": "sha256:bb"})
     fill(tmp_path / "expected", sources(5), made=other)
-
-    def begin(folder):
-        folder.parent.mkdir()
-        fill(folder, sources(7))
-
+    fill(tmp_path / "before", sources(7))
     crash_everywhere(
         monkeypatch,
         tmp_path,
-        begin,
+        lambda folder: shutil.copytree(tmp_path / "before", folder),
         lambda folder: fill(folder, sources(5), made=other, overwrite=True),
         content(tmp_path / "expected"),
         every=2,
@@ -290,10 +287,15 @@ def test_stopping_between_inputs(tmp_path, whole, stop):
 def test_running_again_computes_nothing(tmp_path, whole):
     folder = tmp_path / "feats"
     fill(folder, sources(11))
-    assert finished(folder, sources(11), settings=settings())
-    assert not finished(folder, sources(10), settings=settings())
-    assert not finished(folder, sources(11), settings=settings(dtype="<f4"))
-    assert not finished(folder, sources(11), settings=settings(), retry_failed=True)
+    assert writer(folder, sources(11)).finished() == Features.open(folder).meta
+    for items, options in (
+        (sources(10), {}),
+        (sources(11), {"made": settings(dtype="<f4")}),
+        (sources(11), {"retry_failed": True}),
+        (sources(11), {"overwrite": True}),
+        (sources(11), {"resume": False}),
+    ):
+        assert writer(folder, items, **options).finished() is None
     assert fill(folder, sources(11)) == []
     assert content(folder) == content(whole)
 
@@ -474,15 +476,23 @@ def child(*arguments):
 def test_kill_9_several_times(tmp_path):
     fill(tmp_path / "expected", sources(300))
     folder, rng, kills = tmp_path / "feats", random.Random(0), 0
+    journal, lines = folder / "items.jsonl", 0
     for _ in range(4):
         process = child("fill", folder)
-        time.sleep(rng.uniform(0.05, 0.3))
+        lines += rng.randrange(5, 40)
+        while process.poll() is None and _lines(journal) < lines:
+            time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         process.stdout.close()
-    assert kills == 4
+        lines = _lines(journal)
+    assert kills >= 2  # a child that nobody could stop in time may have finished
     fill(folder, sources(300))
     assert content(folder) == content(tmp_path / "expected")
+
+
+def _lines(journal):
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -496,6 +506,37 @@ def test_one_process_at_a_time(tmp_path):
         process.wait()
         process.stdout.close()
     assert fill(folder, sources(3)) == ["v00", "v01", "v02"]  # the dead process's lock is void
+
+
+def test_a_process_that_comes_as_another_ends(monkeypatch, tmp_path):
+    """Between the removal of the lock and that of its folder the next process takes both."""
+    folder, real, locks = tmp_path / "feats", pathlib.Path.rmdir, [Lock(tmp_path / "feats")]
+
+    def rmdir(path):
+        locks.append(Lock(folder))
+        real(path)
+
+    monkeypatch.setattr(pathlib.Path, "rmdir", rmdir)
+    clear_partial(folder)
+    with pytest.raises(TtvrError, match="being written by process"):
+        Lock(folder)
+    for lock in locks:
+        lock.release()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), PermissionError(13, "denied")])
+def test_a_folder_that_another_process_removed(monkeypatch, tmp_path, error):
+    """That other one may even have come to its own end by then; what else fails is an error."""
+    lock = Lock(tmp_path)
+
+    def rmdir(path):
+        raise error
+
+    monkeypatch.setattr(pathlib.Path, "rmdir", rmdir)
+    allowed = isinstance(error, FileNotFoundError)
+    with contextlib.nullcontext() if allowed else pytest.raises(PermissionError):
+        clear_partial(tmp_path)
+    lock.release()
 
 
 def damage(path, change):
@@ -569,9 +610,11 @@ def text_row(text):
     }
 
 
-def fill_texts(folder, texts, *, stop=None, pairs=((0, "v00"), (1, "v00")), **options):
-    written = 0
-    with TextWriter(
+PAIRS = ((0, "v00"), (1, "v00"))
+
+
+def text_writer(folder, texts, *, pairs=PAIRS, **options):
+    return TextWriter(
         folder,
         texts,
         model={"fingerprint": "sha256:aa"},
@@ -582,13 +625,18 @@ def fill_texts(folder, texts, *, stop=None, pairs=((0, "v00"), (1, "v00")), **op
         dtype="<f2",
         shard_rows=SHARD,
         **options,
-    ) as writer:
-        for text in texts[writer.done :]:
+    )
+
+
+def fill_texts(folder, texts, *, stop=None, **options):
+    written = 0
+    with text_writer(folder, texts, **options) as open_folder:
+        for text in texts[open_folder.done :]:
             if written == stop:
                 return written
-            writer.add(text_row(text))
+            open_folder.add(text_row(text))
             written += 1
-        writer.finish()
+        open_folder.finish()
     return written
 
 
@@ -612,6 +660,27 @@ def test_text_folder(tmp_path):
     (folder / "gt.tsv").write_text("0\tv00\n9\tv01\n")
     with pytest.raises(TtvrError, match="line 2"):
         _ = Features.open(folder).gt
+
+
+def test_finished_texts(tmp_path):
+    folder = tmp_path / "tfeats"
+    assert text_writer(folder, TEXTS).finished() is None
+    fill_texts(folder, TEXTS, stop=6)
+    assert text_writer(folder, TEXTS).finished() is None
+    fill_texts(folder, TEXTS)
+    for pairs in (PAIRS, None):
+        assert text_writer(folder, TEXTS, pairs=pairs).finished() == Features.open(folder).meta
+    for texts, options in (
+        (TEXTS[1:], {}),
+        (TEXTS, {"pairs": [(0, "v01")]}),
+        (TEXTS, {"overwrite": True}),
+        (TEXTS, {"resume": False}),
+    ):
+        assert text_writer(folder, texts, **options).finished() is None
+    assert fill_texts(folder, TEXTS, pairs=None) == 0
+    assert Features.open(folder).gt == list(PAIRS)
+    assert fill_texts(folder, TEXTS, pairs=[(0, "v01")]) == 0
+    assert Features.open(folder).gt == [(0, "v01")]
 
 
 @pytest.mark.parametrize("stop", range(10))

@@ -68,22 +68,20 @@ def run(
         TtvrError: of the store; or the model gives NaN for a video, which is named.
         RequirementError: there is no ffmpeg.
     """
-    shared = settings(retriever, options, provenance)
-    sources = [item.source for item in inputs]
-    if resume and not overwrite:
-        meta = store.finished(folder, sources, settings=shared, retry_failed=retry_failed)
-        if meta is not None:
-            on_step(None, len(inputs))
-            return Summary(meta, _problems(folder))
-    with Writer(
+    made = Writer(
         folder,
-        sources,
-        settings=shared,
+        [item.source for item in inputs],
+        settings=settings(retriever, options, provenance),
         pad=retriever.pad_frame().cpu().numpy(),
         resume=resume,
         overwrite=overwrite,
         retry_failed=retry_failed,
-    ) as writer:
+    )
+    meta = made.finished()
+    if meta is not None:
+        on_step(None, len(inputs))
+        return Summary(meta, _problems(folder))
+    with made as writer:
         _fill(writer, inputs, Encoder(retriever, options), options, on_step)
         meta = writer.finish()
     return Summary(meta, _problems(folder))

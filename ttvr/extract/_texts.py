@@ -58,7 +58,7 @@ def run_texts(
             positions are stored as they are: heads without a mask see them.
         options: see `TextOptions`.
         provenance: goes into `meta.json`.
-        pairs: matching (text row, video id), for `gt.tsv`.
+        pairs: matching (text row, video id), for `gt.tsv`; None leaves the one that is there.
         resume: go on with what is there.
         overwrite: remove what is there.
         on_step: called with the number of texts done, and of those that were done before.
@@ -71,7 +71,7 @@ def run_texts(
         TtvrError: of the store, or the model gives NaN.
     """
     long = _too_long(texts, options)
-    with TextWriter(
+    made = TextWriter(
         folder,
         texts,
         model=retriever.identity(),
@@ -83,7 +83,12 @@ def run_texts(
         shard_rows=options.shard_rows,
         resume=resume,
         overwrite=overwrite,
-    ) as writer:
+    )
+    meta = made.finished()
+    if meta is not None:
+        on_step(0, len(texts))
+        return meta, long
+    with made as writer:
         if writer.done:
             on_step(0, writer.done)
         while writer.done < len(texts):

@@ -6,12 +6,13 @@ again gives the bytes of an undisturbed run. A power cut: shards that are closed
 as rows of zeros and are made again, or journal lines, whose rows are made again too.
 """
 
+from ttvr.store._claim import check_usable
 from ttvr.store._earlier import Outcome, known
 from ttvr.store._features import Features, attempts
 from ttvr.store._journal import Source
 from ttvr.store._rows import Rows
 from ttvr.store._texts import TextWriter
-from ttvr.store._writer import Settings, Writer, finished
+from ttvr.store._writer import Settings, Writer
 
 __all__ = [
     "Features",
@@ -22,6 +23,6 @@ __all__ = [
     "TextWriter",
     "Writer",
     "attempts",
-    "finished",
+    "check_usable",
     "known",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -24,6 +25,7 @@ from ttvr.store._files import (
 )
 
 LOCK = "lock"
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT)
 _CONTENT = tuple(dict.fromkeys((*VIDEO_ARRAYS, *TEXT_ARRAYS, PAD, IDS, ITEMS, TEXTS, PAIRS, META)))
 # An earlier run's content moves to `.partial/earlier-N` in one rename per file: `.moving` says that
 # the move is not over, `.gone` that the content only waits for its removal.
@@ -142,13 +144,20 @@ def discard(folder: Path) -> None:
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove `.partial/`, the lock last: the folder is complete."""
+    """Remove `.partial/`, the lock last: the folder is complete.
+
+    From the moment the lock is gone another process may take the folder: then `.partial/` is its.
+    """
     partial = folder / PARTIAL
     for path in partial.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (partial / LOCK).unlink()
-    partial.rmdir()
+    try:
+        partial.rmdir()
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
 
 
 def refuse_mixture(folder: Path, wanted: Mapping[str, Any]) -> None:

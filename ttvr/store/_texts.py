@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ttvr.store import _claim
+from ttvr.store._claimed import ClaimedFolder
 from ttvr.store._files import (
     COMPLETE,
     FORMAT,
@@ -25,10 +25,9 @@ from ttvr.store._files import (
     shard_name,
     write_whole,
 )
-from ttvr.store._shards import Shards
 
 
-class TextWriter:
+class TextWriter(ClaimedFolder):
     """Fills a text folder, row by row. Rows of an unfinished shard are written again.
 
     Args:
@@ -38,14 +37,11 @@ class TextWriter:
         words: L, positions of `words` and `mask`.
         facts: what else has to agree for going on: how long texts are treated, ...
         provenance: who made it, how, when.
-        pairs: (row of a text, video id): what `gt.tsv` says; None writes none.
+        pairs: (row of a text, video id): what `gt.tsv` says; None leaves the one that is there.
         dtype: of text and words: <f2 or <f4.
         shard_rows: rows of every shard but the last.
         resume: go on with what is there.
         overwrite: remove what is there.
-
-    Raises:
-        UsageError, IncompatibleError, TtvrError: as `Writer`.
     """
 
     def __init__(
@@ -63,35 +59,29 @@ class TextWriter:
         resume: bool = True,
         overwrite: bool = False,
     ) -> None:
-        self._folder, self._texts, self._pairs = folder, texts, pairs
-        self._shard_rows, self._model, self._provenance = shard_rows, model, provenance
-        content = "".join(f"{text}\n" for text in texts)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        self._shared = {
-            "kind": "text",
-            "dtype": dtype,
-            "shard_rows": shard_rows,
-            "words": words,
-            "texts": {"sha256": f"sha256:{digest}", **facts},
-            "model": {key: value for key, value in model.items() if key != "source"},
-            "provenance": {"precision": provenance.get("precision")},
-        }
-        _claim.check_usable(folder, self._shared, resume=resume, overwrite=overwrite)
-        self._shards = Shards(folder, TEXT_ARRAYS, shard_rows=shard_rows)
-        self._lock = _claim.Lock(folder)
-        try:
-            _claim.recover(folder)
-            if overwrite:
-                _claim.discard(folder)
-            _claim.refuse_mixture(folder, self._shared)
-            is_complete = (folder / META).exists() and read_meta(folder)["state"] == COMPLETE
-            self._write_meta(INCOMPLETE)
-            write_whole(folder / TEXTS, content.encode())
-            whole = self._whole_shards() * shard_rows
-            self._shards.resume(len(texts) if is_complete else whole)
-        except BaseException:
-            self.close()
-            raise
+        self._content = "".join(f"{text}\n" for text in texts).encode()
+        digest = hashlib.sha256(self._content).hexdigest()
+        super().__init__(
+            folder,
+            TEXT_ARRAYS,
+            shared={
+                "kind": "text",
+                "dtype": dtype,
+                "shard_rows": shard_rows,
+                "words": words,
+                "texts": {"sha256": f"sha256:{digest}", **facts},
+                "model": {key: value for key, value in model.items() if key != "source"},
+                "provenance": {"precision": provenance.get("precision")},
+            },
+            shard_rows=shard_rows,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        self._count, self._shard_rows = len(texts), shard_rows
+        self._model, self._provenance = model, provenance
+        self._pairs = None
+        if pairs is not None:
+            self._pairs = "".join(f"{row}\t{video}\n" for row, video in pairs).encode()
 
     @property
     def done(self) -> int:
@@ -106,38 +96,31 @@ class TextWriter:
 
     def finish(self) -> dict[str, Any]:
         """Close the last shard, mark the folder complete; returns `meta.json`."""
-        if self.done != len(self._texts):
-            raise ValueError(f"{self.done} of {len(self._texts)} texts done")
+        if self.done != self._count:
+            raise ValueError(f"{self.done} of {self._count} texts done")
         self._shards.close_shard()
-        if self._pairs is None:
-            (self._folder / PAIRS).unlink(missing_ok=True)
-        else:
-            pairs = "".join(f"{row}\t{video}\n" for row, video in self._pairs)
-            write_whole(self._folder / PAIRS, pairs.encode())
+        if self._pairs is not None:
+            write_whole(self._folder / PAIRS, self._pairs)
         meta = self._write_meta(COMPLETE)
         _claim.clear_partial(self._folder)
         return meta
 
-    def close(self) -> None:
-        """Let go of the folder; what is not finished can be resumed."""
-        self._shards.close()
-        self._lock.release()
+    def _take_over(self) -> None:
+        folder = self._folder
+        is_complete = (folder / META).exists() and read_meta(folder)["state"] == COMPLETE
+        self._write_meta(INCOMPLETE)
+        write_whole(folder / TEXTS, self._content)
+        whole = self._whole_shards() * self._shard_rows
+        self._shards.resume(self._count if is_complete else whole)
 
-    def __enter__(self) -> TextWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _holds_all(self, meta: Mapping[str, Any]) -> bool:
+        path = self._folder / PAIRS
+        return self._pairs is None or (path.exists() and path.read_bytes() == self._pairs)
 
     def _whole_shards(self) -> int:
         """Full shards that every array has; a short last one is written again."""
         count = 0
-        while (count + 1) * self._shard_rows <= len(self._texts) and all(
+        while (count + 1) * self._shard_rows <= self._count and all(
             self._is_full(name, count) for name in TEXT_ARRAYS
         ):
             count += 1
@@ -152,7 +135,7 @@ class TextWriter:
         meta = {
             "format": FORMAT,
             "state": state,
-            "count": len(self._texts),
+            "count": self._count,
             "dim": text[0] if text else None,
             **self._shared,
             "model": dict(self._model),

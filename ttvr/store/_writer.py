@@ -6,13 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ttvr.store import _claim, _journal
-from ttvr.store._claim import Lock, check_usable
+from ttvr.store._claimed import ClaimedFolder
 from ttvr.store._earlier import Earlier, Outcome
 from ttvr.store._files import (
     COMPLETE,
@@ -22,7 +21,6 @@ from ttvr.store._files import (
     ITEMS,
     META,
     PAD,
-    PARTIAL,
     json_bytes,
     npy_bytes,
     read_meta,
@@ -70,7 +68,7 @@ class Settings(NamedTuple):
         }
 
 
-class Writer:
+class Writer(ClaimedFolder):
     """Fills a feature folder, one input after the other, in their order.
 
     What an earlier run left is used: where its journal is the beginning of `sources` the run goes
@@ -86,11 +84,6 @@ class Writer:
         resume: use what is there; else a folder that holds features is refused.
         overwrite: remove what is there.
         retry_failed: forget the inputs that failed.
-
-    Raises:
-        UsageError: the folder holds other things, or features and `resume` is off.
-        IncompatibleError: what is there was made with other settings; the differing keys.
-        TtvrError: another process writes it, or a file of it is damaged.
     """
 
     def __init__(
@@ -104,25 +97,19 @@ class Writer:
         overwrite: bool = False,
         retry_failed: bool = False,
     ) -> None:
-        self._folder, self._sources, self._settings = folder, sources, settings
+        super().__init__(
+            folder,
+            settings.arrays,
+            shared=settings.shared(),
+            shard_rows=settings.shard_rows,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        self._sources, self._settings, self._pad = sources, settings, pad
+        self._retry_failed = retry_failed
         self._roots = {root: n for n, root in enumerate(dict.fromkeys(s.root for s in sources))}
         self._counts: Counter[str] = Counter()
         self._journal: Journal | None = None
-        self._shards = Shards(folder, settings.arrays, shard_rows=settings.shard_rows)
-        check_usable(folder, settings.shared(), resume=resume, overwrite=overwrite)
-        self._lock = Lock(folder)
-        try:
-            _claim.recover(folder)
-            if overwrite:
-                _claim.discard(folder)
-            _claim.refuse_mixture(folder, settings.shared())
-            self._take_over(retry_failed=retry_failed)
-            self._earlier = Earlier(folder, settings.arrays, retry_failed=retry_failed)
-            if not (folder / PAD).exists():
-                write_whole(folder / PAD, npy_bytes(pad.astype(settings.dtype)))
-        except BaseException:
-            self.close()
-            raise
 
     def kept(self, source: Source) -> Outcome | None:
         """What an earlier run made of this very input, unchanged since; None where it has to run.
@@ -153,7 +140,7 @@ class Writer:
         lines = _journal.read(self._folder / ITEMS)
         ids = [line.entry["id"] for line in lines if line.entry["status"] != FAILED]
         write_whole(self._folder / IDS, "".join(f"{i}\n" for i in ids).encode())
-        meta = self._write_meta("complete")
+        meta = self._write_meta(COMPLETE)
         _claim.clear_partial(self._folder)
         return meta
 
@@ -167,26 +154,15 @@ class Writer:
         """Inputs so far by status."""
         return {status: self._counts[status] for status in STATUSES}
 
-    def close(self) -> None:
-        """Let go of the folder; what is not finished can be resumed."""
-        self._shards.close()
-        if self._journal is not None:
-            self._journal.close()
-        self._lock.release()
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _take_over(self, *, retry_failed: bool) -> None:
+    def _take_over(self) -> None:
         """Go on behind what is there, or set it aside."""
+        settings, folder = self._settings, self._folder
+        self._go_on()
+        self._earlier = Earlier(folder, settings.arrays, retry_failed=self._retry_failed)
+        if not (folder / PAD).exists():
+            write_whole(folder / PAD, npy_bytes(self._pad.astype(settings.dtype)))
+
+    def _go_on(self) -> None:
         folder = self._folder
         lines = _journal.read(folder / ITEMS)
         if lines:
@@ -196,7 +172,7 @@ class Writer:
                 # Whoever opens the folder from here on must not take it for finished.
                 write_whole(folder / META, json_bytes(meta | {"state": INCOMPLETE}))
             lines = _up_to_row(lines, self._shards.resume(_rows(lines)))
-            redo = retry_failed and any(line.entry["status"] == FAILED for line in lines)
+            redo = self._retry_failed and any(line.entry["status"] == FAILED for line in lines)
             there = [Source.of(line.entry, meta["roots"]) for line in lines]
             if redo or there != list(self._sources[: len(there)]):
                 self._shards.close()
@@ -208,6 +184,17 @@ class Writer:
         self._counts.update(line.entry["status"] for line in lines)
         self._write_meta(INCOMPLETE)
         self._journal = Journal(folder / ITEMS, keep=lines[-1].end if lines else 0)
+
+    def _holds_all(self, meta: Mapping[str, Any]) -> bool:
+        entries = [line.entry for line in _journal.read(self._folder / ITEMS)]
+        if self._retry_failed and any(entry["status"] == FAILED for entry in entries):
+            return False
+        return [Source.of(entry, meta["roots"]) for entry in entries] == list(self._sources)
+
+    def _close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        super()._close()
 
     def _warn_of_other_tools(self, before: Mapping[str, Any]) -> None:
         now = self._settings.provenance
@@ -240,25 +227,6 @@ class Writer:
         }
         write_whole(self._folder / META, json_bytes(meta))
         return meta
-
-
-def finished(
-    folder: Path, sources: Sequence[Source], *, settings: Settings, retry_failed: bool = False
-) -> dict[str, Any] | None:
-    """The `meta.json` of a folder that holds all of that and needs nothing; else None.
-
-    Changes nothing, so it works on a folder that may not be written.
-    """
-    if not (folder / META).is_file() or (folder / PARTIAL).exists():
-        return None
-    meta = read_meta(folder)
-    if meta["state"] != COMPLETE or _claim.differences(meta, settings.shared()):
-        return None
-    entries = [line.entry for line in _journal.read(folder / ITEMS)]
-    if retry_failed and any(entry["status"] == FAILED for entry in entries):
-        return None
-    same = [Source.of(entry, meta["roots"]) for entry in entries] == list(sources)
-    return meta if same else None
 
 
 def _rows(lines: Sequence[Line]) -> int:
