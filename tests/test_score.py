@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from ttvr.errors import TtvrError
 from ttvr.heads._base import Head
 from ttvr.heads.meanp import MeanP
 from ttvr.records import TextFeatures, VideoFeatures
-from ttvr.score import _gallery, _top_k, similarity_matrix, top_k
+from ttvr.score import _gallery, _precision, _top_k, similarity_matrix, top_k
 
 
 class Shards:
@@ -186,18 +187,107 @@ def test_tensors_views_and_memory_maps(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
-def test_callers_precision_settings_do_not_matter():
-    gallery = near_ties(5, 4000, 256)
-    queries = as_queries(1, 3, 256)
+def settings_of_products():
+    """What the process allows of float32 products, by the newer settings of torch or the older."""
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        cuda, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        return cuda.fp32_precision, mkldnn.fp32_precision
+    return (torch.get_float32_matmul_precision(),)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """The settings during each search."""
+    seen, search = [], _top_k._search
+
+    def watched(*args):
+        seen.append(settings_of_products())
+        return search(*args)
+
+    monkeypatch.setattr(_top_k, "_search", watched)
+    return seen
+
+
+def needs_new_settings():
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("torch 2.9 has these settings first")
+
+
+@pytest.mark.parametrize(
+    ("owner", "value"),
+    [
+        ("cuda.matmul", "tf32"),
+        ("mkldnn.matmul", "bf16"),
+        ("", "tf32"),
+    ],
+)
+def test_precision_by_the_newer_settings_is_raised_and_put_back(recorded, owner, value):
+    needs_new_settings()
+    holder = operator.attrgetter(f"backends.{owner}" if owner else "backends")(torch)
+    queries, gallery = as_queries(1, 3, 64), near_ties(5, 400, 64)
     expected = top_k(queries, gallery, 10)
+    untouched = settings_of_products()
+    holder.fp32_precision = value
+    try:
+        asked_for = settings_of_products()
+        found = top_k(queries, gallery, 10)
+        assert settings_of_products() == asked_for != untouched
+        holder.fp32_precision = "ieee"
+        assert set(settings_of_products()) <= {"ieee", "none"}  # nothing stays behind
+    finally:
+        holder.fp32_precision = "none"
+    assert recorded == [("ieee", "ieee")] * 2
+    assert settings_of_products() == untouched
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_precision_by_the_older_call_is_raised_and_put_back(recorded, monkeypatch, newer):
+    if newer:
+        needs_new_settings()
+    else:
+        monkeypatch.setattr(_precision, "_switches", lambda: ())
     torch.set_float32_matmul_precision("medium")
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = top_k(queries, gallery, 10)
+        asked_for = settings_of_products()
+        top_k(as_queries(1, 3, 64), near_ties(5, 400, 64), 10)
         assert torch.get_float32_matmul_precision() == "medium"
+        assert settings_of_products() == asked_for
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert recorded == [settings_of_products()]
+
+
+def test_searches_that_overlap_keep_full_precision_until_the_last_ends():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        asked_for = settings_of_products()
+        first, second = _precision.full_precision(), _precision.full_precision()
+        first.__enter__()
+        raised = settings_of_products()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert settings_of_products() == raised != asked_for
+        second.__exit__(None, None, None)
+        assert settings_of_products() == asked_for
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_what_the_fast_pass_loses_to_flushed_denormals_is_found_again():
+    gallery = np.zeros((2, 64), np.float32)
+    gallery[0, 0] = 1.3e-19  # one product that float32 holds
+    gallery[1] = 1e-19  # many that are flushed, whose sum is greater
+    queries = torch.full((1, 64), 1e-19)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush denormals")
+    try:
+        assert (queries @ torch.from_numpy(gallery).T).argmax() == 0
+        scores, rows = top_k(queries, gallery, 1)
+    finally:
+        torch.set_flush_denormal(False)
+    assert rows.tolist() == [[1]]
+    assert scores.tolist() == [[oracle(queries, gallery, 1)[0][1][0]]]
 
 
 def test_fewer_rows_than_k_and_none_at_all():

@@ -7,8 +7,6 @@ as a float64 sum in one fixed order.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from ttvr.errors import TtvrError
 from ttvr.score._gallery import Part, gather, open_parts, stream
+from ttvr.score._precision import full_precision
 
 BLOCK_ROWS = 1024
 """Rows per product on a CPU: converted to float32 they stay in its cache."""
@@ -74,21 +73,9 @@ def top_k(
     rows = torch.empty(len(queries), k, dtype=torch.int64)
     for start in range(0, len(queries) if k else 0, QUERIES_AT_ONCE):
         some = slice(start, start + QUERIES_AT_ONCE)
-        with torch.inference_mode(), _full_precision(queries.device.type):
+        with torch.inference_mode(), full_precision():
             scores[some], rows[some] = _search(queries[some].float().contiguous(), parts, k, block)
     return scores.to(queries.device), rows.to(queries.device)
-
-
-@contextlib.contextmanager
-def _full_precision(device_type: str) -> Iterator[None]:
-    """Float32 products whatever the caller set: the error bound relies on it."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _search(queries: Tensor, parts: list[Part], k: int, rows: int) -> tuple[Tensor, Tensor]:
