@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import threading
+import time
 from collections import namedtuple
 
 import pytest
@@ -102,6 +104,67 @@ def test_a_complete_part_needs_no_request(server, tmp_path):
     assert server.requests == []
 
 
+def test_of_two_at_a_time_the_second_ends_and_the_first_arrives(server, tmp_path):
+    folders = []
+    script = ("stall", "good")
+    first = threading.Thread(target=lambda: folders.append(get(server, tmp_path, *script)))
+    first.start()
+    deadline = time.monotonic() + 10
+    while not server.requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(TtvrError, match=r"toy.pt.part: another process is downloading"):
+        get(server, tmp_path)
+    server.release.set()
+    first.join()
+    assert folders == [tmp_path / "toy.pt"]
+    assert is_done(tmp_path)
+    assert server.requests == [None, "bytes=100000-"]
+
+
+def test_a_file_that_another_process_finished_meanwhile_is_taken(server, tmp_path, monkeypatch):
+    real = module.claimed
+
+    def late(part):
+        (tmp_path / "toy.pt").write_bytes(CONTENT)
+        return real(part)
+
+    monkeypatch.setattr(module, "claimed", late)
+    assert get(server, tmp_path) == tmp_path / "toy.pt"
+    assert is_done(tmp_path)
+    assert server.requests == []
+
+
+def test_a_part_that_was_renamed_or_removed_is_not_locked(server, tmp_path, monkeypatch):
+    part, real, calls = tmp_path / "toy.pt.part", fcntl.flock, []
+
+    def late(file, how):
+        real(file, how)
+        calls.append(how)
+        if len(calls) == 1:
+            part.rename(tmp_path / "renamed")
+        elif len(calls) == 2:
+            part.unlink()
+            part.write_bytes(CONTENT[:10])
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    get(server, tmp_path)
+    assert server.requests == ["bytes=10-"]
+    assert (tmp_path / "renamed").read_bytes() == b""
+    assert (tmp_path / "toy.pt").read_bytes() == CONTENT
+
+
+def test_what_is_renamed_is_what_was_hashed(server, tmp_path):
+    def spoil(have, _total):
+        with (tmp_path / "toy.pt.part").open("r+b") as file:
+            file.write(bytes(100))
+
+    with pytest.raises(TtvrError, match=r"kept as .* for inspection"):
+        get(server, tmp_path, report=spoil)
+    assert not (tmp_path / "toy.pt").exists()
+    get(server, tmp_path)
+    assert is_done(tmp_path)
+
+
 @pytest.mark.parametrize("extra", [0, 1000])
 def test_a_part_of_something_else_is_started_anew(extra, server, tmp_path):
     (tmp_path / "toy.pt.part").write_bytes(bytes(len(CONTENT) + extra))
@@ -147,6 +210,8 @@ def test_gives_up_and_says_how_to_do_it_by_hand(behavior, match, requests, serve
     assert f"-C - -o {tmp_path / 'toy.pt'} " in text
     assert "\n" not in text
     assert requests in (None, len(server.requests))
+    kept = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert all(kept), "an empty part stays"
     assert not (tmp_path / "toy.pt").exists()
 
 

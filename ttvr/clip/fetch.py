@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ttvr import __version__
+from ttvr.clip._part import claimed
 from ttvr.clip.catalog import Entry, by_hand
 from ttvr.errors import RequirementError, TtvrError, UsageError
 
@@ -63,7 +64,7 @@ def fetch(
 
     What has arrived is kept in `<file>.part`, which a later call continues. A complete file
     with a wrong hash is kept there too, for inspection, beside `<file>.part.bad` which says so;
-    a later call starts anew.
+    a later call starts anew. Of two calls at a time the second ends with an error.
 
     Args:
         entry: what to get; it has a hash.
@@ -76,7 +77,8 @@ def fetch(
 
     Raises:
         RequirementError: the network is forbidden or does not deliver.
-        TtvrError: a file with another hash, at the source or already in place; a full disk.
+        TtvrError: a file with another hash, at the source or already in place; a full disk;
+            another process downloads it.
     """
     url = url or entry.url
     scheme = urllib.parse.urlsplit(url).scheme
@@ -91,10 +93,15 @@ def fetch(
             f"TTVR_OFFLINE is set, so nothing was downloaded; {by_hand(entry, folder)}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    transfer = _Transfer(entry, target, url, stall=stall, report=report)
-    transfer.resume()
-    transfer.run(tries, pause)
-    transfer.part.replace(target)
+    part = target.with_name(f"{target.name}.part")
+    with claimed(part) as file:
+        # Whoever had the part until now may have finished it.
+        if target.exists():
+            return _already(entry, target)
+        transfer = _Transfer(entry, part, file, url, stall=stall, report=report)
+        transfer.resume()
+        transfer.run(tries, pause)
+        part.replace(target)
     return target
 
 
@@ -125,25 +132,29 @@ class _Transfer:
     """One file on its way: the part that is here, its hash, and where more comes from."""
 
     def __init__(
-        self, entry: Entry, target: Path, url: str, *, stall: float, report: Report | None
+        self,
+        entry: Entry,
+        part: Path,
+        file: BinaryIO,
+        url: str,
+        *,
+        stall: float,
+        report: Report | None,
     ) -> None:
         self._entry, self._url, self._stall, self._report = entry, url, stall, report
-        self._folder = target.parent
-        self.part = target.with_name(f"{target.name}.part")
-        self._bad = target.with_name(f"{target.name}.part.bad")
+        self._part, self._file = part, file
+        self._bad = part.with_name(f"{part.name}.bad")
         self._have, self._digest = 0, hashlib.sha256()
 
     def resume(self) -> None:
         """Take up the part that an earlier call left, unless that was found to be wrong."""
         if self._bad.exists():
-            _LOG.info("%s had a wrong hash: starting anew", self.part)
-            self.part.unlink(missing_ok=True)
+            _LOG.info("%s had a wrong hash: starting anew", self._part)
+            self._start_anew()
             self._bad.unlink()
-        if self.part.exists():
-            with self.part.open("rb") as file:
-                self._digest = _hash(file)
-            self._have = self.part.stat().st_size
-            _LOG.info("going on at %d bytes of %s", self._have, self.part)
+        self._look()
+        if self._have:
+            _LOG.info("going on at %d bytes of %s", self._have, self._part)
 
     def run(self, tries: int, pause: float) -> None:
         """Get bytes until the hash is right; give up after `tries` attempts without progress."""
@@ -154,7 +165,7 @@ class _Transfer:
                 self._attempt()
             except _Cut as cut:
                 if self._is_right():
-                    return
+                    break
                 failed = 0 if self._have >= before + _CHUNK else failed + 1
                 if failed >= tries:
                     raise self._undelivered(f"gave up after {tries} attempts: {cut}") from cut
@@ -162,8 +173,16 @@ class _Transfer:
                 _LOG.info("%s; trying again in %.3g s", cut, wait)
                 time.sleep(wait)
             else:
-                if not self._is_right():
-                    raise self._wrong()
+                break
+        # What lies on the disk need not be what arrived.
+        self._look()
+        if not self._is_right():
+            raise self._wrong()
+
+    def _look(self) -> None:
+        self._file.seek(0)
+        self._digest = _hash(self._file)
+        self._have = self._file.tell()
 
     def _is_right(self) -> bool:
         return self._have > 0 and self._digest.hexdigest() == self._entry.sha256
@@ -173,14 +192,12 @@ class _Transfer:
         source = self._open()
         with closing(source.stream) as stream:
             if source.start != self._have:
-                self._have, self._digest = 0, hashlib.sha256()
+                self._start_anew()
             self._check_room(source)
-            # Unbuffered, so that a full disk shows in `_keep` and not when the file is closed.
-            with self.part.open("r+b" if self._have else "wb", buffering=0) as file:
-                file.seek(self._have)
-                while chunk := self._next(stream):
-                    self._keep(file, chunk, source.total)
-                os.fsync(file.fileno())
+            self._file.seek(self._have)
+            while chunk := self._next(stream):
+                self._keep(self._file, chunk, source.total)
+            os.fsync(self._file.fileno())
         if source.total is not None and self._have < source.total:
             raise _Cut(f"{self._url}: cut off after {self._have} of {source.total} bytes")
 
@@ -209,7 +226,7 @@ class _Transfer:
             self._report(self._have, total)
 
     def _check_room(self, source: _Source) -> None:
-        free = shutil.disk_usage(self._folder).free
+        free = shutil.disk_usage(self._part.parent).free
         if source.total is not None and source.total - self._have > free:
             missing = source.total - self._have
             raise self._full(f"{missing / 1e6:.0f} MB are to come, {free / 1e6:.0f} MB are free")
@@ -259,7 +276,7 @@ class _Transfer:
         return _Source(stream, start, size)
 
     def _start_anew(self) -> None:
-        self.part.unlink(missing_ok=True)
+        self._file.truncate(0)
         self._have, self._digest = 0, hashlib.sha256()
 
     def _wrong(self) -> TtvrError:
@@ -267,16 +284,16 @@ class _Transfer:
         self._bad.write_text(f"{found} is not {self._entry.sha256}: {self._url}\n")
         return TtvrError(
             f"{self._url}: {self._have} bytes with sha256 {found}, {self._entry.name} has "
-            f"{self._entry.sha256} (about {self._entry.megabytes} MB); kept as {self.part} for "
+            f"{self._entry.sha256} (about {self._entry.megabytes} MB); kept as {self._part} for "
             "inspection, a further fetch starts anew; try another --url"
         )
 
     def _full(self, what: str) -> TtvrError:
         return TtvrError(
-            f"{self._folder}: {what}; {self.part.name} was kept: make room and fetch again"
+            f"{self._part.parent}: {what}; {self._part.name} was kept: make room and fetch again"
         )
 
     def _undelivered(self, what: str) -> RequirementError:
-        kept = f"; {self._have} bytes kept in {self.part}" if self._have else ""
+        kept = f"; {self._have} bytes kept in {self._part}" if self._have else ""
         what = " ".join(what.split())
-        return RequirementError(f"{what}{kept}; {by_hand(self._entry, self._folder)}")
+        return RequirementError(f"{what}{kept}; {by_hand(self._entry, self._part.parent)}")
