@@ -197,6 +197,10 @@ def test_convert(suffix, run, place, archive):
     assert out_file.stat().st_mtime_ns != before
 
 
+def test_the_largest_seed(run, place):
+    assert run("random", "--seed", "9223372036854775807", "-o", "r.pt")[0] == 0
+
+
 def test_convert_of_a_run_says_what_is_left_out(run, place):
     clip = clip_files.state()
     made = {"format": "ttvr-run/1", "clip": clip, "head": {"w": torch.ones(2)}, "recipe": {}}
@@ -230,6 +234,8 @@ def test_random(run, place):
         (["convert", "a.pt", "-o", "b.pt", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["random", "-o", "r.npz"], "name it .pt"),
         (["random", "-o", "r.pt", "--size", "huge"], "no size 'huge'; there are: tiny, ViT-B/32"),
+        *((["random", "-o", "r.pt", "--seed", n], "of 0 to 922337") for n in ("9" * 20, "-1", "x")),
+        (["random", "-o", "r.pt", "--seed", "9223372036854775808"], "of 0 to 9223372036854775807"),
         (["list", "--js"], "unrecognized arguments: --js"),
     ],
 )

@@ -172,19 +172,41 @@ def test_the_model_owns_its_weights():
     assert torch.equal(state["visual.proj"], before)
 
 
+def test_a_gap_in_the_numbers_of_blocks_is_refused():
+    state = {n.replace("s.1.", "s.999999999."): t for n, t in tiny_state().items()}
+    with pytest.raises(IncompatibleError, match=r"missing 24 .*unknown 24"):
+        build(state)
+
+
+def test_the_model_has_the_dtype_that_all_tensors_fit_in():
+    state = tiny_state()
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    assert {p.dtype for p in build(halves).parameters()} == {torch.float16}
+    first = next(iter(state))
+    mixed = build({**state, first: halves[first]})
+    assert {p.dtype for p in mixed.parameters()} == {torch.float32}
+    assert torch.equal(mixed.visual.proj, state["visual.proj"])
+
+
 def test_what_does_not_fit_is_refused():
     state = tiny_state()
     for broken in (
         {name: t for name, t in state.items() if name != "ln_final.bias"},
         {**state, "extra": torch.zeros(1)},
         {**state, "ln_final.bias": torch.zeros(3)},
+        {**state, "visual.conv1.weight": torch.zeros(2, 2)},
+        {**state, "visual.proj": torch.tensor(1.0)},
+        {**state, "logit_scale": torch.tensor(3)},
         {"a": torch.zeros(2)},
         {},
     ):
         with pytest.raises(IncompatibleError):
             build(broken)
-    with pytest.raises(IncompatibleError, match="7 heads"):
-        build(state, heads=7)
+    for heads in (7, 0, -2):
+        with pytest.raises(IncompatibleError, match=f"into {heads} heads"):
+            build(state, heads=heads)
+        with pytest.raises(IncompatibleError, match=f"into {heads} heads"):
+            build(state, text_heads=heads)
     with pytest.raises(ValueError, match="relu"):
         build(state, activation="relu")
     with pytest.raises(ValueError, match="78 tokens"):

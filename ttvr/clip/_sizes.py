@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import isqrt
 
 from torch import Tensor
@@ -24,14 +24,14 @@ _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\..+")
 _MLP_RATIO = 4
 
 
-def check(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def check(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state in OpenAI's order, if it is complete.
 
     Args:
         state: tensors by OpenAI's names; a state with one tower alone is complete.
 
     Raises:
-        TtvrError: what is missing, unknown or misshapen. The message names no file.
+        TtvrError: what is missing, unknown, misshapen or of integers. The message names no file.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     wanted = _expected(shapes)
@@ -49,6 +49,9 @@ def check(state: dict[str, Tensor]) -> dict[str, Tensor]:
     ]
     if problems:
         raise TtvrError(f"not a complete CLIP: {'; '.join(problems)}")
+    odd = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+    if odd:
+        raise TtvrError(f"not floating point: {some(odd)}")
     return {name: state[name] for name in wanted}
 
 
@@ -60,11 +63,11 @@ def arch(state: dict[str, Tensor]) -> str:
     """
     if "visual.conv1.weight" not in state:
         width = state["positional_embedding"].shape[1]
-        return f"text-w{width}-l{_layers(state, '')}"
+        return f"text-w{width}-l{layers(state, '')}"
     width, _, patch, _ = state["visual.conv1.weight"].shape
     side = isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch
-    layers = _layers(state, "visual.")
-    return _KNOWN.get((width, patch, layers, side), f"ViT-w{width}-p{patch}-l{layers}")
+    depth = layers(state, "visual.")
+    return _KNOWN.get((width, patch, depth, side), f"ViT-w{width}-p{patch}-l{depth}")
 
 
 def _expected(shapes: dict[str, tuple[int, ...]]) -> Shapes:
@@ -127,7 +130,7 @@ def _blocks(
     def times(factor: int) -> int | None:
         return None if width is None else factor * width
 
-    for index in range(max(_layers(shapes, tower), 1)):
+    for index in range(max(layers(shapes, tower), 1)):
         block = f"{tower}transformer.resblocks.{index}"
         yield f"{block}.attn.in_proj_weight", (times(3), width)
         yield f"{block}.attn.in_proj_bias", (times(3),)
@@ -143,8 +146,11 @@ def _blocks(
         yield f"{block}.ln_2.bias", (width,)
 
 
-def _layers(names: dict[str, object] | dict[str, Tensor], tower: str) -> int:
-    """How many blocks there are: a count, since a file could invent a highest index."""
+def layers(names: Iterable[str], tower: str) -> int:
+    """How many blocks a tower has, "visual." or "": a count, as a file could invent an index.
+
+    A gap in the numbers is found by `check`: some blocks are then missing, others unknown.
+    """
     found = (_BLOCK.fullmatch(name) for name in names)
     return len({block[2] for block in found if block and (block[1] or "") == tower})
 

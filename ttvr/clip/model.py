@@ -5,20 +5,21 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
+from functools import reduce
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ttvr.clip import ACTIVATIONS
+from ttvr.clip._sizes import check, layers
 from ttvr.clip.layers import LayerNorm, Transformer
-from ttvr.errors import IncompatibleError
+from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.records import TextFeatures, VideoFeatures
 
 HEAD_WIDTH = 64
-ACTIVATIONS = ("quick_gelu", "gelu")
 
 
 class VisionTransformer(nn.Module):
@@ -129,18 +130,18 @@ class CLIP(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the square input of the visual tower, pixels."""
-        return self._tower("visual").image_size
+        return self._seeing().image_size
 
     @property
     def context_length(self) -> int:
         """The most tokens a text may have, start and end included."""
-        self._tower("text")
+        self._require_text()
         return len(self.positional_embedding)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W], normalized -> [B, D], projected, not normalized."""
         real = torch.ones(len(pixels), 1, dtype=torch.bool, device=pixels.device)
-        return self._tower("visual")(pixels.unsqueeze(1), real).frames[:, 0]
+        return self._seeing()(pixels.unsqueeze(1), real).frames[:, 0]
 
     def encode_video(
         self,
@@ -151,7 +152,7 @@ class CLIP(nn.Module):
         patches: bool = False,
     ) -> VideoFeatures:
         """Encode videos; arguments and result as `VisionTransformer.forward`."""
-        return self._tower("visual")(frames, mask, reducers, patches=patches)
+        return self._seeing()(frames, mask, reducers, patches=patches)
 
     def encode_text(self, ids: Tensor) -> TextFeatures:
         """Encode texts.
@@ -168,7 +169,7 @@ class CLIP(nn.Module):
         Raises:
             ValueError: L is above `context_length`.
         """
-        self._tower("text")
+        self._require_text()
         B, L = ids.shape
         if self.context_length < L:
             raise ValueError(f"{L} tokens, the model takes {self.context_length}")
@@ -180,10 +181,14 @@ class CLIP(nn.Module):
         mask = torch.arange(L, device=ids.device) <= end.unsqueeze(1)
         return TextFeatures(words[torch.arange(B, device=ids.device), end], words, mask)
 
-    def _tower(self, name: str) -> VisionTransformer | None:
-        if not (self.has_text if name == "text" else self.visual is not None):
-            raise IncompatibleError(f"these weights have no {name} tower")
+    def _seeing(self) -> VisionTransformer:
+        if self.visual is None:
+            raise IncompatibleError("these weights have no visual tower")
         return self.visual
+
+    def _require_text(self) -> None:
+        if not self.has_text:
+            raise IncompatibleError("these weights have no text tower")
 
 
 def build(
@@ -196,31 +201,33 @@ def build(
     """The model that a state dict describes, with its weights copied in, in evaluation mode.
 
     Args:
-        state: OpenAI's names; sizes are read from the shapes, the dtype from the tensors. One
-            tower alone is enough, and builds that tower.
+        state: OpenAI's names; sizes are read from the shapes. One tower alone is enough, and
+            builds that tower. The model has the dtype that all tensors fit in.
         heads: attention heads of the visual tower; width // 64 by default.
         text_heads: likewise of the text tower.
         activation: quick_gelu (OpenAI's weights) or gelu.
 
     Raises:
-        IncompatibleError: tensors are missing, unknown, or of shapes that do not fit together.
+        IncompatibleError: tensors are missing, unknown, of integers, or of shapes that do not fit
+            together, or heads that the width does not divide into.
         ValueError: an unknown activation.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r}, expected one of {ACTIVATIONS}")
     try:
-        with torch.device("meta"):
-            model = CLIP(
-                visual=_visual(state, heads, activation),
-                text=_text(state, text_heads, activation),
-                embed_dim=_embed_dim(state),
-                has_logit_scale="logit_scale" in state,
-            )
-        dtype = next(tensor.dtype for tensor in state.values())
-        model = model.to(dtype).to_empty(device="cpu")
-        model.load_state_dict(dict(state), strict=True)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise IncompatibleError(f"not the weights of a CLIP ViT: {error}") from error
+        state = check(state)
+    except TtvrError as error:
+        raise IncompatibleError(str(error)) from error
+    with torch.device("meta"):
+        model = CLIP(
+            visual=_visual(state, heads, activation),
+            text=_text(state, text_heads, activation),
+            embed_dim=_embed_dim(state),
+            has_logit_scale="logit_scale" in state,
+        )
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in state.values()))
+    model = model.to(dtype).to_empty(device="cpu")
+    model.load_state_dict(state)
     return model.eval()
 
 
@@ -230,12 +237,12 @@ def _visual(
     if "visual.conv1.weight" not in state:
         return None
     width, _, patch_size, _ = state["visual.conv1.weight"].shape
-    grid = math.isqrt(len(state["visual.positional_embedding"]) - 1)
+    grid = isqrt(len(state["visual.positional_embedding"]) - 1)
     return VisionTransformer(
         image_size=grid * patch_size,
         patch_size=patch_size,
         width=width,
-        layers=_layers(state, "visual.transformer"),
+        layers=layers(state, "visual."),
         heads=_heads(width, heads),
         embed_dim=_embed_dim(state),
         activation=activation,
@@ -250,7 +257,7 @@ def _text(state: Mapping[str, Tensor], heads: int | None, activation: str) -> di
         "vocabulary": vocabulary,
         "width": width,
         "context_length": len(state["positional_embedding"]),
-        "layers": _layers(state, "transformer"),
+        "layers": layers(state, ""),
         "heads": _heads(width, heads),
         "activation": activation,
     }
@@ -261,14 +268,8 @@ def _embed_dim(state: Mapping[str, Tensor]) -> int:
     return state[name].shape[1]
 
 
-def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
-    pattern = re.compile(re.escape(prefix) + r"\.resblocks\.(\d+)\.")
-    found = {int(match[1]) for name in state if (match := pattern.match(name))}
-    return max(found, default=-1) + 1
-
-
 def _heads(width: int, heads: int | None) -> int:
-    heads = heads or max(1, width // HEAD_WIDTH)
-    if width % heads:
+    heads = max(1, width // HEAD_WIDTH) if heads is None else heads
+    if heads < 1 or width % heads:
         raise IncompatibleError(f"width {width} does not divide into {heads} heads")
     return heads

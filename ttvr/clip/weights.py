@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ttvr.clip import _archive, _formats, _layouts, _sizes
+from ttvr.clip import ACTIVATIONS, _archive, _formats, _layouts, _sizes
 from ttvr.clip._formats import RUN_FORMAT
 from ttvr.clip._sizes import arch
 from ttvr.clip._write import SIZES, SUFFIXES, random, save
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
-_ACTIVATIONS = ("quick_gelu", "gelu")
 _OVERLAP = 4
 _ROOM = 1 << 20
 
@@ -87,7 +86,6 @@ def read(path_or_name: str | Path) -> Checkpoint:
     try:
         _limit(raw, path.stat().st_size)
         clip = _sizes.check(_layouts.to_openai(raw.tensors))
-        _refuse_integers(clip)
         clip = _masters(clip, is_mapped=raw.is_mapped)
         run = raw.run or {}
         head, reducers = (_masters(run.get(part, {})) for part in ("head", "reducers"))
@@ -144,12 +142,6 @@ def _limit(raw: _formats.Raw, size: int) -> None:
         raise TtvrError(f"refused: {total} bytes of tensors overlap in a file of {size}")
 
 
-def _refuse_integers(clip: dict[str, Tensor]) -> None:
-    odd = [name for name, tensor in clip.items() if not tensor.is_floating_point()]
-    if odd:
-        raise TtvrError(f"not floating point: {_layouts.some(odd)}")
-
-
 def _masters(tensors: dict[str, Tensor], *, is_mapped: bool = False) -> dict[str, Tensor]:
     """float32 (a head's integers stay), contiguous, finite, independent of the file."""
     made = {
@@ -174,7 +166,7 @@ def _activation(raw: _formats.Raw) -> str | None:
     stated = raw.label.get("activation")
     if stated is None:
         return "quick_gelu" if raw.format in ("TorchScript archive", "ttvr npz") else None
-    if stated not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
+    if stated not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
         raise TtvrError(f"activation {_layouts.shown(stated)!r} is none of {known}")
     return stated

@@ -6,12 +6,24 @@ import argparse
 from collections.abc import Callable
 
 from ttvr import plugins
+from ttvr.clip import ACTIVATIONS
+
+_LARGEST_SEED = (1 << 63) - 1
 
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number that every generator takes: 0 to 2**63 - 1."""
+    # Python converts no text of thousands of digits.
+    is_short = text.isdecimal() and len(text) <= len(str(_LARGEST_SEED))
+    if not is_short or int(text) > _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 to {_LARGEST_SEED}")
     return int(text)
 
 
@@ -40,7 +52,7 @@ def _weights(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--activation",
-        choices=("quick_gelu", "gelu"),
+        choices=ACTIVATIONS,
         help="of the checkpoint's MLPs, where it is not known from the file",
     )
 
@@ -88,7 +100,7 @@ def _progress(group: argparse._ArgumentGroup) -> None:
 
 
 def _seed(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of everything random")
 
 
 def _overwrite(group: argparse._ArgumentGroup) -> None:
