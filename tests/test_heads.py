@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -14,13 +16,16 @@ from ttvr.records import TextFeatures, VideoFeatures
 
 HEADS = plugins.names("heads")
 WIDTH, FRAMES, WORDS = 32, 6, 8
+SIZES = {"width": WIDTH, "frames": FRAMES, "words": WORDS}
 SCALE = torch.tensor(20.0)
 
 
 def make(name):
     torch.manual_seed(0)
-    sizes = {"width": WIDTH, "frames": FRAMES, "words": WORDS, "mask": True}
-    return plugins.construct(plugins.load("heads", name), {}, **sizes).eval()
+    plugin = plugins.load("heads", name)
+    # Heads that ignore masks as published have a choice; the others have none.
+    options = {"mask": True} if "mask" in inspect.signature(plugin).parameters else {}
+    return plugins.construct(plugin, options, **SIZES).eval()
 
 
 def features(texts=5, videos=4, seed=0):
@@ -50,6 +55,34 @@ def test_shapes_and_vectors(name):
     if head.offline:
         scores = head.vector_gain * vectors[0] @ vectors[1].T
         torch.testing.assert_close(sims.mean(0), scores)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_is_built_with_sizes(name):
+    plugin = plugins.load("heads", name)
+    for head in (
+        plugin(**SIZES),
+        make(name),
+        plugin.from_official(make(name).state_dict(), **SIZES),
+    ):
+        assert {size: getattr(head, size) for size in SIZES} == SIZES
+    head = plugin()
+    assert (head.width, head.frames, head.words) == (512, 12, 32)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_autocast_changes_no_bit(name):
+    head, (text, video) = make(name), features(texts=4)
+
+    def everything():
+        vectors = head.vector_text(text), head.vector_video(video)
+        return [head(text, video, SCALE), *vectors, *head.losses(text, video, SCALE).values()]
+
+    expected = everything()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = everything()
+    assert all(one.dtype == torch.float32 for one in found)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -46,17 +46,15 @@ def construct(plugin: Callable[..., Any], options: dict[str, Any], **sizes: Any)
     Args:
         plugin: a class or function that takes keyword arguments.
         options: the user's choices; unknown names are refused.
-        sizes: what the caller supplies; those the plug-in does not take are left out.
+        sizes: what the caller supplies and every plug-in of the family takes.
 
     Raises:
         UsageError: an unknown option; the message lists those there are.
     """
-    accepted = inspect.signature(plugin).parameters
-    known = [name for name in accepted if name not in sizes]
+    known = [name for name in inspect.signature(plugin).parameters if name not in sizes]
     if unknown := sorted(set(options) - set(known)):
         have = ", ".join(known) or "none"
         raise UsageError(
             f"unknown option {', '.join(unknown)} of {plugin.__name__}; it has: {have}"
         )
-    kept = {name: size for name, size in sizes.items() if name in accepted}
-    return plugin(**kept, **options)
+    return plugin(**sizes, **options)

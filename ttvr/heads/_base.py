@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ttvr.clip.model import CLIP
@@ -33,8 +34,16 @@ class Head(nn.Module):
     OFFICIAL_UNUSED: ClassVar[tuple[str, ...]] = ()
     """Tensors of the authors' checkpoints that never enter a score."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, width: int = 512, frames: int = 12, words: int = 32) -> None:
+        """Every head is built for these sizes, and some have matrices of them.
+
+        Args:
+            width: D of the features.
+            frames: T' of a video, after token reduction.
+            words: L of a text.
+        """
         super().__init__()
+        self.width, self.frames, self.words = width, frames, words
 
     def prepare_text(self, text: TextFeatures) -> State:
         """All that depends on the text alone, once per text."""
@@ -53,13 +62,15 @@ class Head(nn.Module):
         return scale * sims.mean(dim=0)
 
     def forward(self, text: TextFeatures, video: VideoFeatures, scale: Tensor) -> Tensor:
-        """Logits [Nt, Nv] of all pairs."""
-        sims = self.similarities(self.prepare_text(text), self.prepare_video(video))
-        return self.fuse(sims, scale)
+        """Logits [Nt, Nv] of all pairs, in at least float32."""
+        with without_autocast(scale.device):
+            sims = self.similarities(self.prepare_text(text), self.prepare_video(video))
+            return self.fuse(sims, scale)
 
     def losses(self, text: TextFeatures, video: VideoFeatures, scale: Tensor) -> dict[str, Tensor]:
-        """Losses of matched pairs by name, to be summed."""
-        return {"nce": info_nce(self(text, video, scale))}
+        """Losses of matched pairs by name, to be summed; in at least float32."""
+        with without_autocast(scale.device):
+            return {"nce": info_nce(self(text, video, scale))}
 
     def vector_text(self, text: TextFeatures) -> Tensor:
         """[B, E] unit vectors: what `text/` of a feature folder holds."""
@@ -103,6 +114,11 @@ class Head(nn.Module):
             )
         head.load_state_dict(own)
         return head
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """The context in which scores and losses are computed, also by a model under autocast."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def strip_wrappers(name: str) -> str:
