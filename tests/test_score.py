@@ -16,7 +16,7 @@ from ttvr.errors import TtvrError
 from ttvr.heads._base import Head
 from ttvr.heads.meanp import MeanP
 from ttvr.records import TextFeatures, VideoFeatures
-from ttvr.score import _gallery, _precision, _top_k, similarity_matrix, top_k
+from ttvr.score import _gallery, _precision, _top_k, inner_products, similarity_matrix, top_k
 
 
 class Shards:
@@ -276,9 +276,9 @@ def test_searches_that_overlap_keep_full_precision_until_the_last_ends():
 
 def test_what_the_fast_pass_loses_to_flushed_denormals_is_found_again():
     gallery = np.zeros((2, 64), np.float32)
-    gallery[0, 0] = 1.3e-19  # one product that float32 holds
-    gallery[1] = 1e-19  # many that are flushed, whose sum is greater
-    queries = torch.full((1, 64), 1e-19)
+    gallery[0, 0] = 1.2e-19  # one product that float32 holds
+    gallery[1] = 1.1e-19  # many that are flushed, whose sum is greater
+    queries = torch.full((1, 64), 1.02e-19)
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor does not flush denormals")
     try:
@@ -378,6 +378,39 @@ def test_meanp_matrix_against_a_loop():
             mean = (frames / frames.norm(dim=1, keepdim=True)).mean(0)
             cosine = (sentence / sentence.norm()) @ (mean / mean.norm())
             assert float(sims[i, j]) == pytest.approx(100 * float(cosine), abs=2e-5)
+
+
+class Doubled(MeanP):
+    vector_gain = 2.0
+
+
+def test_the_matrix_of_an_offline_head_has_its_gain():
+    text, video = features(4)
+    assert torch.equal(
+        similarity_matrix(Doubled(), text, video, scale=3.0),
+        2 * similarity_matrix(MeanP(), text, video, scale=3.0),
+    )
+
+
+@pytest.mark.parametrize("head", [MeanP(), BestWord()], ids=["offline", "pairs"])
+def test_autocast_does_not_change_the_matrix(head):
+    text, video = features(5)
+    expected = similarity_matrix(head, text, video)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = similarity_matrix(head, text, video)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_inner_products_equal_a_loop_and_ties_are_exact(block):
+    gallery = np.repeat(unit_rows(np.random.default_rng(0), 5, 24), 2, axis=0)
+    text = as_queries(1, 4, 24)
+    sims = inner_products(text, gallery, block=block)
+    for i, query in enumerate(text.double().numpy()):
+        for j, row in enumerate(gallery.astype(np.float64)):
+            assert sims[i, j] == np.float32(math.fsum(query * row))
+    assert torch.equal(sims[:, ::2], sims[:, 1::2])
+    assert torch.equal(inner_products(text, torch.from_numpy(gallery)), sims)
 
 
 @pytest.mark.parametrize("block", [1, 2, 5, 100])

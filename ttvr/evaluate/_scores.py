@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ttvr import plugins
 from ttvr.clip import tokenizer
@@ -14,10 +13,8 @@ from ttvr.errors import IncompatibleError, UsageError
 from ttvr.evaluate._pairs import quoted
 from ttvr.records import TextFeatures, VideoFeatures
 from ttvr.retriever import Retriever, require_same
-from ttvr.score import similarity_matrix
-from ttvr.store import Features, Rows
-
-_BLOCK = 4096
+from ttvr.score import inner_products, similarity_matrix
+from ttvr.store import Features
 
 Encode = Callable[[list[str]], TextFeatures]
 
@@ -60,13 +57,13 @@ def scores(
         require_same(own, texts.meta["model"], key, folder=features.path, what=str(texts.path))
         rows = _rows_of(texts, captions)
     if head.offline and texts is not None:
-        return _inner(torch.from_numpy(texts.text[rows]), features.video)
+        return inner_products(torch.from_numpy(texts.text[rows]), features.video).numpy()
     if retriever is None or (texts is None and encode is None):
         raise ValueError("a model is needed: captions to encode, or a head that works on frames")
     text = encode(captions) if texts is None else _stored_words(texts, rows, retriever.device)
     if head.offline:
         with torch.inference_mode():
-            return _inner(retriever.head.vector_text(text), features.video)
+            return inner_products(retriever.head.vector_text(text), features.video).numpy()
     lacking = [
         name
         for name, needed in (("frames", True), ("patches", head.needs_patches))
@@ -80,16 +77,6 @@ def scores(
     patches = features.patches if head.needs_patches else None
     video = VideoFeatures(features.frames, features.mask, patches)
     return similarity_matrix(retriever.head, text, video).numpy()
-
-
-def _inner(text: Tensor, gallery: Rows) -> np.ndarray:
-    """Inner products [Nt, Nv] float32, taken in float64 so that equal videos tie exactly."""
-    text = text.double().cpu()
-    sims = np.empty((len(text), len(gallery)), np.float32)
-    for start in range(0, len(gallery), _BLOCK):
-        block = torch.from_numpy(np.array(gallery[start : start + _BLOCK], dtype=np.float64))
-        sims[:, start : start + _BLOCK] = (text @ block.T).numpy()
-    return sims
 
 
 def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:

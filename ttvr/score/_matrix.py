@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttvr.errors import TtvrError
-from ttvr.heads._base import Head, State
+from ttvr.heads._base import Head, without_autocast
 from ttvr.records import TextFeatures, VideoFeatures
 
 Features = TypeVar("Features", TextFeatures, VideoFeatures)
@@ -43,27 +43,56 @@ def similarity_matrix(
     Raises:
         TtvrError: a score is not finite; names the text row and the video row.
     """
-    Nt, Nv = len(text.sentence), len(video.frames)
     device = text.sentence.device if isinstance(text.sentence, Tensor) else torch.device("cpu")
     scale = torch.as_tensor(scale, dtype=torch.float32, device=device)
-    sims = torch.empty(Nt, Nv)
+    sims = torch.empty(len(text.sentence), len(video.frames))
+    prepare_text, prepare_video, score = _rule(head, device)
     training = head.training
     head.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), without_autocast(device):
             texts = [
-                (rows, _precise(head, head.prepare_text(_read(text, rows, device))))
-                for rows in _blocks(Nt, block)
+                (rows, prepare_text(_read(text, rows, device)))
+                for rows in _blocks(len(sims), block)
             ]
-            for columns in _blocks(Nv, block):
-                videos = _precise(head, head.prepare_video(_read(video, columns, device)))
+            for columns in _blocks(sims.shape[1], block):
+                videos = prepare_video(_read(video, columns, device))
                 for rows, prepared in texts:
-                    fused = head.fuse(head.similarities(prepared, videos), scale)
+                    fused = head.fuse(score(prepared, videos), scale)
                     sims[rows, columns] = fused.float().cpu()
                 _check(sims[:, columns], columns.start)
     finally:
         head.train(training)
     return sims
+
+
+def inner_products(text: Tensor, gallery: Any, *, block: int = 4096) -> Tensor:
+    """Inner products of vectors, taken in float64 and rounded so that equal rows tie exactly.
+
+    Args:
+        text: [Nt, D].
+        gallery: [Nv, D]: a tensor, an array or `store.Rows`.
+        block: rows of the gallery multiplied at once.
+
+    Returns:
+        [Nt, Nv] float32 on the CPU: not every device has float64.
+    """
+    exact = text.cpu().double()
+    sims = torch.empty(len(text), len(gallery))
+    for columns in _blocks(len(gallery), block):
+        sims[:, columns] = exact @ _tensor(gallery[columns]).cpu().double().T
+    return sims
+
+
+def _rule(head: Head, device: torch.device) -> tuple[Callable[..., Any], ...]:
+    """What prepares texts, what prepares videos, and what scores them: [G, Nt, Nv]."""
+    if not head.offline:
+        return head.prepare_text, head.prepare_video, head.similarities
+
+    def score(text: Tensor, video: Tensor) -> Tensor:
+        return (head.vector_gain * inner_products(text, video)).to(device).unsqueeze(0)
+
+    return head.vector_text, head.vector_video, score
 
 
 def _blocks(count: int, block: int) -> Iterator[slice]:
@@ -79,15 +108,13 @@ def _read(features: Features, rows: slice, device: torch.device) -> Features:
 def _field(values: Any, rows: slice, device: torch.device) -> Tensor | None:
     if values is None:
         return None
-    part = values[rows]
-    if not isinstance(part, Tensor):
-        part = torch.from_numpy(np.array(part))
+    part = _tensor(values[rows])
     return part.to(device, part.dtype if part.dtype == torch.bool else torch.float32)
 
 
-def _precise(head: Head, state: State) -> State:
-    """The state in float64 where its products are all that is left to do."""
-    return type(state)(*(tensor.double() for tensor in state)) if head.offline else state
+def _tensor(part: np.ndarray | Tensor) -> Tensor:
+    """A tensor that may be written to."""
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
 def _check(sims: Tensor, first: int) -> None:
