@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -16,7 +17,7 @@ from tiny import EMBED, tiny_state
 
 from ttvr import extract, frames, retriever, video
 from ttvr.clip import tokenizer
-from ttvr.errors import IncompatibleError, TtvrError, UsageError
+from ttvr.errors import IncompatibleError, TtvrError, UsageError, VideoError
 from ttvr.extract import Encoder, Options, TextOptions, find_inputs
 from ttvr.extract import _decode as decoding
 from ttvr.store import Features
@@ -145,11 +146,44 @@ def test_duplicates_name_both(tmp_path):
     for name in ("a/x.mp4", "b/x.mp4", "a/x.webm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    for paths in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "a"], [tmp_path / "b"] * 2):
+    for paths in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "a"]):
         with pytest.raises(TtvrError, match=r"'x': \S+x\.\S+ and \S+x\.\S+; give"):
             find_inputs(paths)
     (tmp_path / "a" / "x.webm").unlink()
     assert ids(find_inputs([tmp_path])) == ["a/x", "b/x"]
+
+
+def test_what_is_named_twice_is_taken_once(clips):
+    several = [clips / "3.mp4", clips, clips / "0.mp4", clips / "stills"]
+    found = find_inputs(several, listed=[clips / "3.mp4"])
+    assert ids(found) == ["3", *(name for name in IDS if name != "3")]
+    assert found.items[0] == find_inputs([clips / "3.mp4"]).items[0]
+
+
+def test_an_image_folder_is_known_by_the_images_it_shows(tmp_path):
+    stills = tmp_path / "stills"
+    stills.mkdir()
+    for number, name in enumerate(("0.png", "1.png", "2.jpg")):
+        (stills / name).write_bytes(bytes(3))
+        os.utime(stills / name, ns=(5, 5 + number))
+
+    def known():
+        (item,) = find_inputs([stills]).items
+        return item.source
+
+    before = known()
+    assert (before.size, before.mtime_ns) == (9, 7)
+    for hidden in (".hidden.png", "._0.png", "notes.txt"):
+        (stills / hidden).write_bytes(b"no image")
+    assert known() == before
+    (stills / "0.png").rename(stills / "x")
+    (stills / "1.png").rename(stills / "0.png")
+    (stills / "x").rename(stills / "1.png")
+    swapped = known()
+    assert (swapped.size, swapped.mtime_ns) == (9, 7)
+    assert swapped != before
+    (stills / "2.jpg").rename(stills / "3.jpg")
+    assert known() not in (before, swapped)
 
 
 def test_links(tmp_path):
@@ -258,6 +292,57 @@ def test_full_passes_of_one_shape(clips, model):
                 np.testing.assert_allclose(row[name], expected[name], atol=2e-3)  # half precision
 
 
+def drained():
+    """As if each file descriptor were taken."""
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def no_program():
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/opt/ffmpeg")
+
+
+def no_process():
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def hidden_in_a_verdict():
+    try:
+        drained()
+    except OSError as error:
+        raise VideoError("invalid_data", error.strerror) from None
+
+
+@pytest.mark.parametrize("fail", [drained, no_program, no_process, hidden_in_a_verdict])
+def test_a_machine_in_trouble_gives_no_video_a_bad_name(
+    clips, model, whole, tmp_path, monkeypatch, fail
+):
+    real, calls = video.read_frames, []
+
+    def read_frames(path, choose, **options):
+        calls.append(path)
+        if len(calls) == 3:
+            fail()
+        return real(path, choose, **options)
+
+    inputs, folder = find_inputs([clips]).items, tmp_path / "feats"
+    monkeypatch.setattr(video, "read_frames", read_frames)
+    with pytest.raises(TtvrError, match=r"cannot decode \S+2\.mp4 now .* no fault of it"):
+        run(folder, inputs, model)
+    assert (folder / "items.jsonl").read_text().count("\n") <= 2
+    run(folder, inputs, model)
+    assert content(folder) == content(whole)
+
+
+@pytest.mark.parametrize("name", [None, "1.mp4"])
+def test_a_video_that_cannot_be_read_fails(clips, model, tmp_path, monkeypatch, name):
+    def read_frames(path, choose, **options):
+        raise OSError(errno.EIO, "Input/output error", *([str(clips / name)] if name else []))
+
+    monkeypatch.setattr(video, "read_frames", read_frames)
+    summary = run(tmp_path / "feats", find_inputs([clips / "1.mp4"]).items, model)
+    assert [problem.reason for problem in summary.problems] == ["invalid_data: Input/output error"]
+
+
 class Counted:
     """Counts what is decoded."""
 
@@ -333,7 +418,7 @@ def test_other_preprocessing_is_refused(clips, model, whole):
     assert content(whole) == before
 
 
-def test_exact_resize_is_close(clips, model, tmp_path):
+def test_exact_resize_is_close(clips, model, whole, tmp_path):
     """The same frames, scaled by Pillow instead of ffmpeg."""
     run(
         tmp_path / "feats",
@@ -341,8 +426,7 @@ def test_exact_resize_is_close(clips, model, tmp_path):
         model,
         options=OPTIONS._replace(exact_resize=True),
     )
-    run(tmp_path / "plain", find_inputs([clips]).items, model)
-    exact, plain = Features.open(tmp_path / "feats"), Features.open(tmp_path / "plain")
+    exact, plain = Features.open(tmp_path / "feats"), Features.open(whole)
     assert exact.ids == plain.ids
     cosines = (exact.video[:].astype("f4") * plain.video[:]).sum(axis=1)
     assert cosines.min() > 0.98
@@ -448,6 +532,11 @@ def test_texts_go_on(model, tmp_path):
     write_texts(tmp_path / "t", model, TEXTS, calls=calls)
     assert calls == [TEXTS[:2], TEXTS[2:4], TEXTS[4:]]
     assert content(tmp_path / "t") == content(tmp_path / "whole")
+    skipped = []
+    write_texts(
+        tmp_path / "t", model, TEXTS, calls=calls, on_step=lambda *counts: skipped.append(counts)
+    )
+    assert (len(calls), skipped) == (3, [(0, len(TEXTS))])
 
 
 def test_texts_that_cannot_be(model, tmp_path):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ttvr import frames as framing
 from ttvr import video
-from ttvr.errors import VideoError
+from ttvr.errors import TtvrError, VideoError
 from ttvr.extract._inputs import Input
 from ttvr.records import Clip
 from ttvr.store import Outcome
 
 AHEAD_PER_JOB = 4  # a slow video holds up the model only after this many others
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC)
 
 
 class Decoding(NamedTuple):
@@ -59,6 +63,8 @@ def decode(clip: Clip, how: Decoding, stop: threading.Event) -> Decoded | Outcom
 
     Raises:
         RequirementError: there is no ffmpeg.
+        TtvrError: the machine, not the video, is in the way: no memory, no more open files, ffmpeg
+            cannot be started. That says nothing of the video, so it must not get an outcome.
     """
     sampler = framing.SAMPLERS[how.sampler]
     try:
@@ -73,8 +79,10 @@ def decode(clip: Clip, how: Decoding, stop: threading.Event) -> Decoded | Outcom
             stop=stop,
         )
     except VideoError as error:
+        _blame_machine(error.__context__, clip.path)
         return failure(error.code, error.detail)
     except OSError as error:
+        _blame_machine(error, clip.path)
         return failure("invalid_data", error.strerror or str(error))
     pixels = found.pixels
     if how.exact_resize:
@@ -120,6 +128,23 @@ def ordered(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _blame_machine(error: BaseException | None, path: Path) -> None:
+    """Raise TtvrError for an error that would have come with any other video too.
+
+    Errors of starting a program name the program; those of opening the video name the video, and
+    those of reading it name nothing.
+    """
+    if not isinstance(error, OSError):
+        return
+    is_named = isinstance(error.filename, str | bytes | os.PathLike)
+    culprit = Path(os.fsdecode(error.filename)) if is_named else path
+    if error.errno in _EXHAUSTED or not culprit.is_relative_to(path):
+        raise TtvrError(
+            f"cannot decode {path} now ({culprit}: {error.strerror}), which is no fault of it; "
+            "what is done before it is kept, run the same command again"
+        ) from error
 
 
 def _result(

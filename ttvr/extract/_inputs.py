@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import unicodedata
@@ -13,6 +14,8 @@ from ttvr import video
 from ttvr.errors import TtvrError, UsageError
 from ttvr.records import Clip
 from ttvr.store import Source
+
+DIGEST_DIGITS = 16
 
 
 class Input(NamedTuple):
@@ -45,7 +48,7 @@ def find_inputs(
     An id is the path below the input root without suffix: the root is the folder given, or the
     folder of the file given, or `root`. A file or image folder named here is always taken; below
     a folder hidden files are passed over and other suffixes counted. Linked folders are followed,
-    but not into themselves.
+    but not into themselves. What is named twice is taken once, where it comes first.
 
     Args:
         paths: each has to be there.
@@ -74,8 +77,7 @@ def find_inputs(
             found.append(_input(path, base or path.parent))
     if not found:
         raise UsageError(f"no videos found ({skipped} other files passed over)")
-    _refuse_duplicates(found)
-    return Inputs(found, skipped)
+    return Inputs(_without_repeats(found), skipped)
 
 
 def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path | None]:
@@ -98,11 +100,10 @@ def _input(path: Path, root: Path) -> Input:
         raise UsageError(f"{path} is not below --root {root}")
     below = path.relative_to(root).as_posix()
     name = below if path.is_dir() else below.removesuffix(path.suffix)
-    size, mtime_ns = _state(path)
     id = _normal(name)
     if "\n" in below or below != below.encode(errors="replace").decode():
         raise UsageError(f"{str(path)!r}: a name with such characters cannot be an id; rename it")
-    return Input(Clip(id, path), Source(id, str(root), below, size, mtime_ns))
+    return Input(Clip(id, path), _source(path, id, str(root), below))
 
 
 def _absolute(path: Path) -> Path:
@@ -110,27 +111,40 @@ def _absolute(path: Path) -> Path:
     return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
-def _state(path: Path) -> tuple[int | None, int | None]:
-    """Size and time of change of a file, or of the images in a folder together."""
+def _source(path: Path, id: str, root: str, below: str) -> Source:
+    """A video with size and time of change; for an image folder those of the images it shows."""
     try:
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
-            return status.st_size, status.st_mtime_ns
-        images = [p.stat() for p in path.iterdir() if p.suffix.lower() in video.IMAGE_SUFFIXES]
+            return Source(id, root, below, status.st_size, status.st_mtime_ns)
+        images = sorted(
+            (os.fsencode(image.name), facts.st_size, facts.st_mtime_ns)
+            for image in path.iterdir()
+            if image.suffix.lower() in video.IMAGE_SUFFIXES and not image.name.startswith(".")
+            for facts in [image.stat()]
+        )
     except OSError:  # decoding will say what is wrong with it
-        return None, None
-    return sum(s.st_size for s in images), max((s.st_mtime_ns for s in images), default=None)
+        return Source(id, root, below, None, None)
+    latest = max((mtime_ns for _, _, mtime_ns in images), default=None)
+    digest = hashlib.sha256(repr(images).encode()).hexdigest()[:DIGEST_DIGITS]
+    return Source(id, root, below, sum(size for _, size, _ in images), latest, images=digest)
 
 
-def _refuse_duplicates(found: list[Input]) -> None:
-    first: dict[str, Path] = {}
-    for clip, _ in found:
-        if clip.id in first:
+def _without_repeats(found: Iterable[Input]) -> list[Input]:
+    """Each input once: a folder and a file below it may both be named.
+
+    Raises:
+        TtvrError: two different videos have one id.
+    """
+    first: dict[str, Input] = {}
+    for item in found:
+        other = first.setdefault(item.clip.id, item)
+        if other.clip.path != item.clip.path:
             raise TtvrError(
-                f"two inputs have the id {clip.id!r}: {first[clip.id]} and {clip.path}; "
-                "give a folder above both, or --root"
+                f"two inputs have the id {item.clip.id!r}: {other.clip.path} and "
+                f"{item.clip.path}; give a folder above both, or --root"
             )
-        first[clip.id] = clip.path
+    return list(first.values())
 
 
 def _normal(name: str) -> str:

@@ -25,6 +25,8 @@ class Source(NamedTuple):
         mtime_ns: time of the last change; of an image folder the latest of its images.
         start: seconds from the first frame.
         end: likewise; None is the end of the video.
+        images: of an image folder a digest of its images' names, sizes and times: sum and latest
+            stay the same when some are renamed.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Source(NamedTuple):
     mtime_ns: int | None
     start: float = 0.0
     end: float | None = None
+    images: str | None = None
 
     def described(self, roots: Mapping[str, int]) -> dict[str, Any]:
         """The journal's words for it; the root by its number."""
@@ -44,14 +47,15 @@ class Source(NamedTuple):
             "size": self.size,
             "mtime_ns": self.mtime_ns,
         }
-        part = {} if self[5:] == (0.0, None) else {"start": self.start, "end": self.end}
-        return entry | part
+        if (self.start, self.end) != (0.0, None):
+            entry |= {"start": self.start, "end": self.end}
+        return entry if self.images is None else entry | {"images": self.images}
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], roots: Sequence[str]) -> Source:
         """The input that a journal line is about."""
         fields = {name: entry[name] for name in ("id", "path", "size", "mtime_ns")}
-        part = {name: entry[name] for name in ("start", "end") if name in entry}
+        part = {name: entry[name] for name in ("start", "end", "images") if name in entry}
         return cls(root=roots[entry["root"]], **fields, **part)
 
 
