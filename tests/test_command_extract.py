@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,7 +18,9 @@ import torch
 from test_extract import clips, content, draw
 from tiny import tiny_state
 
+from ttvr import retriever, video
 from ttvr.commands.extract import main
+from ttvr.recipes import Recipe
 from ttvr.store import Features
 
 __all__ = ["clips"]
@@ -86,7 +89,14 @@ def test_nothing_usable(call, clips, tmp_path):
         (["v"], "pass -o"),
         (["v", "-o", "x"], "v: no such file or folder"),
         (["v", "--text", "t", "-o", "x"], "goes without PATHs"),
-        (["v", "-o", "x", "--gt", "g"], "go with --text"),
+        (["v", "-o", "x", "--gt", "g"], "--gt: only with --text"),
+        (["v", "-o", "x", "--on-long", "error"], "--on-long: only with --text"),
+        (
+            ["--text", "t", "-o", "x", "--frames", 3, "--no-frames", "--fps", 2, "-j", 2],
+            "--frames, --fps, --no-frames, --jobs: only without --text",
+        ),
+        (["--text", "t", "-o", "x", "--patches"], "--patches: only without --text"),
+        (["--text", "t", "-o", "x", "--sampler", "linspace"], "--sampler: only without --text"),
         (["v", "-o", "x", "-0"], "-0 goes with --files-from"),
     ],
 )
@@ -153,6 +163,10 @@ def test_lists_of_files(call, good, tmp_path, monkeypatch):
     assert Features.open("other").ids == ["b", "a"]
     Path("list").write_bytes(b"\xff")
     assert call("--files-from", "list", "-o", "third")[0] == 2
+    Path("list").write_bytes(b"good/a.mp4\0good/b.mp4\0")
+    code, out, err = call("--files-from", "list", "-o", "third")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "ttvr-extract: list: holds NUL bytes; pass -0"
 
 
 def test_dry_run(call, good, tmp_path):
@@ -168,6 +182,50 @@ def test_dry_run(call, good, tmp_path):
     assert [item["action"] for item in json.loads(out)["items"]] == ["make", "keep"]
     assert "1 to make, 1 to keep" in err
     assert content(feats) == before
+
+
+def test_a_dry_run_refuses_what_the_run_refuses(call, good, tmp_path):
+    feats = tmp_path / "feats"
+    call(good, "-o", feats)
+    for flags, code in (
+        (("--frames", 3), 4),
+        (("--dtype", "float32"), 4),
+        (("--patches",), 4),
+        (("--fps", 4), 4),
+        (("--exact-resize",), 4),
+        (("--no-resume",), 2),
+        ((), 0),
+        (("--sampler", "segment", "--fps", "source", "--frames", 12), 0),
+    ):
+        said = []
+        for dry in (("--dry-run",), ()):
+            found, out, err = call(good, "-o", feats, *flags, *dry)
+            assert found == code
+            said.append(err.splitlines()[-1])
+            if code:
+                assert out == ""
+        if code == 4:
+            key = said[0].split("nothing was changed: ")[1].split(";")[0]
+            assert key in said[1]
+            assert "was made with other settings" in said[0]
+    assert call(good, "-o", feats, "--frames", 3, "--overwrite", "--dry-run")[0] == 0
+    assert call(good, "-o", good, "--dry-run")[0] == 2
+
+
+def test_rates(call, weights, good, tmp_path, capsys):
+    model = retriever.load(weights, activation="quick_gelu")
+    model.recipe = Recipe(fps=2.0, frames=3)
+    model.save(tmp_path / "run.pt")
+    for flags, fps in (((), 2.0), (("--fps", "source"), None), (("--fps", 3), 3.0)):
+        feats = tmp_path / f"feats{fps}"
+        arguments = (good, "-o", feats, "-w", tmp_path / "run.pt", *flags)
+        assert main([str(one) for one in arguments]) == 0
+        assert Features.open(feats).meta["preprocess"]["fps"] == fps
+    for wrong in ("0", "nan", "all", ""):
+        with pytest.raises(SystemExit) as caught:
+            call(good, "-o", tmp_path / "x", "--fps", wrong)
+        assert caught.value.code == 2
+        assert "frames per second nor 'source'" in capsys.readouterr().err
 
 
 def test_patches_tell_their_size(call, good, tmp_path):
@@ -198,6 +256,25 @@ def test_texts(call, tmp_path, monkeypatch):
     assert Features.open(tmp_path / "other").words.shape[:2] == (4, 16)
 
 
+def test_texts_again(call, tmp_path):
+    (tmp_path / "captions.txt").write_text("a dog\na cat\n")
+    text = ("--text", tmp_path / "captions.txt", "-o", tmp_path / "t")
+    for number, (lines, rest) in enumerate(
+        (
+            ("a dog\tv1\n", ("--gt", tmp_path / "gt.tsv")),
+            ("", ()),
+            ("a dog\tv1\n", ("--gt", tmp_path / "gt.tsv")),
+            ("a cat\tv2\n", ("--gt", tmp_path / "gt.tsv")),
+        )
+    ):
+        (tmp_path / "gt.tsv").write_text(lines)
+        before = [(path, path.stat().st_mtime_ns) for path in (tmp_path / "t").rglob("*")]
+        assert call(*text, *rest)[0] == 0
+        after = [(path, path.stat().st_mtime_ns) for path in (tmp_path / "t").rglob("*")]
+        assert (before == after) == (number in (1, 2))
+        assert Features.open(tmp_path / "t").gt == [(1, "v2") if number == 3 else (0, "v1")]
+
+
 def test_texts_that_cannot_be(call, tmp_path):
     (tmp_path / "captions.txt").write_text("a dog\nlong" + " word" * 90)
     (tmp_path / "gt.tsv").write_text("a cat\tv1\n")
@@ -205,10 +282,21 @@ def test_texts_that_cannot_be(call, tmp_path):
     for rest, message in (
         (("--on-long", "error"), "1 texts have more than 77 tokens"),
         (("--words", 78), "the model takes 77"),
-        (("--gt", tmp_path / "gt.tsv"), "line 1: its caption is not among the texts"),
+        (("--gt", tmp_path / "gt.tsv"), "gt.tsv:1: its caption is not among the texts"),
     ):
         code, out, err = call(*text, *rest)
         assert (code, out) == (2, "")
+        assert message in err
+    for name, wrong, rest, message in (
+        ("captions.txt", b"a dog\nid2\t\n", (), "captions.txt:2: no text after the id 'id2'"),
+        ("captions.txt", b"a dog\n\xff\n", (), "captions.txt:2: not UTF-8"),
+        ("captions.txt", b"\n \n", (), "no texts; expected one per line"),
+        ("gt.tsv", b"a dog\n", ("--gt", tmp_path / "gt.tsv"), "gt.tsv:1: expected `caption<TAB>"),
+    ):
+        (tmp_path / "captions.txt").write_text("a dog\n")
+        (tmp_path / name).write_bytes(wrong)
+        code, out, err = call(*text, *rest)
+        assert (code, out) == (1, "")
         assert message in err
     assert call("--text", tmp_path / "none.txt", "-o", tmp_path / "t")[0] == 1
     assert not (tmp_path / "t").exists()
@@ -242,14 +330,18 @@ def wait_for(condition, seconds=30):
 
 def test_killed_and_run_again(call, weights, tmp_path):
     """SIGKILL, then SIGTERM; then the bytes of a run that nothing disturbed."""
-    videos, feats = tmp_path / "videos", tmp_path / "feats"
-    for number in range(14):
-        draw(videos / f"{number:02d}.mp4", seed=number)
+    videos, feats, slow = tmp_path / "videos", tmp_path / "feats", tmp_path / "ffmpeg"
+    draw(videos / "00.mp4", seed=0)
+    draw(videos / "01.mp4", seed=1)
+    for number in range(2, 9):
+        shutil.copy(videos / f"{number % 2:02d}.mp4", videos / f"{number:02d}.mp4")
+    slow.write_text(f'#!/bin/sh\nsleep 0.1\nexec {video.find_ffmpeg()} "$@"\n')
+    slow.chmod(0o755)
     (videos / "05b.mp4").write_bytes(b"no video")
     journal = feats / "items.jsonl"
-    for lines, number in ((2, signal.SIGKILL), (6, signal.SIGTERM)):
+    for lines, number in ((2, signal.SIGKILL), (4, signal.SIGTERM)):
         flags = ("-w", weights, "--activation", "quick_gelu", "--shard-rows", 3, "-j", 1)
-        process = start(videos, "-o", feats, *flags)
+        process = start(videos, "-o", feats, *flags, TTVR_FFMPEG=str(slow))
         wait_for(lambda n=lines: journal.exists() and journal.read_bytes().count(b"\n") >= n)
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
@@ -258,7 +350,7 @@ def test_killed_and_run_again(call, weights, tmp_path):
         if number != signal.SIGKILL:
             assert "interrupted; the same command run again goes on" in err
         assert (feats / "meta.json").exists()
-    assert 6 <= journal.read_bytes().count(b"\n") < 15
+    assert 4 <= journal.read_bytes().count(b"\n") < 10
     assert call(videos, "-o", feats, "--shard-rows", 3, "-j", 2)[0] == 3
     assert call(videos, "-o", tmp_path / "whole", "--shard-rows", 3)[0] == 3
     assert content(feats) == content(tmp_path / "whole")

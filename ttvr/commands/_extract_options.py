@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 
 from ttvr.commands import _options
 from ttvr.commands._run import parser
 from ttvr.recipes import Recipe
 
 MOST_JOBS = 8
+SOURCE = "source"  # of --fps: all frames, where the weights would have it otherwise
+TEXT_ONLY = ("gt", "words", "on_long")
+VIDEO_ONLY = (
+    *("root", "frames", "sampler", "fps", "exact_resize", "no_frames", "patches", "precision"),
+    *("jobs", "timeout", "retry_failed", "strict"),
+)
 _SUMMARY = """\
 Videos, folders of videos, folders of images, GIF and WebP -> a folder of .npy features.
 With --text: a file of captions -> a folder of text features.
@@ -26,7 +33,7 @@ _EXAMPLES = (
 
 def extract_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
-    made = parser("extract", summary=_SUMMARY, examples=_EXAMPLES)
+    made = parser("extract", summary=_SUMMARY, examples=_EXAMPLES, resumes=True)
     _add_inputs(made.add_argument_group("inputs and output"))
     _add_model(made.add_argument_group("model"))
     _add_frames(made.add_argument_group("frames"))
@@ -40,6 +47,24 @@ def default_jobs() -> int:
     """Decoders at once: the processors this process may use, at most 8."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(usable or 1, MOST_JOBS)
+
+
+def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """The flags of these names whose values are not the defaults, as they are typed."""
+    default = extract_parser().get_default
+    return ["--" + name.replace("_", "-") for name in names if getattr(args, name) != default(name)]
+
+
+def _rate(text: str) -> float | str:
+    """A positive number of frames per second, or `source`."""
+    if text == SOURCE:
+        return SOURCE
+    try:
+        return _options.seconds(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a positive number of frames per second nor {SOURCE!r}"
+        ) from None
 
 
 def _add_inputs(group: argparse._ArgumentGroup) -> None:
@@ -57,7 +82,9 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         "--root", metavar="DIR", help="ids are paths below it, not below each PATH's own folder"
     )
     group.add_argument(
-        "--dry-run", action="store_true", help="list what would be made and kept; write nothing"
+        "--dry-run",
+        action="store_true",
+        help="list what would be made and kept, without the weights; write nothing",
     )
 
 
@@ -81,9 +108,10 @@ def _add_frames(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--fps",
-        type=_options.seconds,
-        metavar="F",
-        help="choose among F frames per second (default: the weights' own, else all frames)",
+        type=_rate,
+        metavar=f"F|{SOURCE}",
+        help=f"choose among F frames per second, or with {SOURCE} among all frames "
+        "(default: the weights' own, else all frames)",
     )
     group.add_argument(
         "--exact-resize",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from ttvr.commands._extract_model import load_model, provenance
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE
+from ttvr.commands._texts import read_queries
 from ttvr.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def run_texts(args: argparse.Namespace) -> int:
     from ttvr import extract
     from ttvr.search import encode_texts
 
-    texts = _texts(args.text)
+    texts = [query.text for query in read_queries(args.text, what="texts")]
     pairs = _pairs(args.gt, texts) if args.gt else None
     retriever = load_model(args)
     words = args.words or retriever.clip.context_length
@@ -54,40 +54,24 @@ def run_texts(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _texts(name: str) -> list[str]:
-    """The texts of a file, one per line; of `id<TAB>text` the text. Blank lines are no texts."""
-    texts = (line.partition("\t")[2].strip() or line.strip() for line in _lines(name))
-    return [text for text in texts if text]
-
-
 def _pairs(name: str, texts: Sequence[str]) -> list[tuple[int, str]]:
     """(row of the text, video id) for lines of caption<TAB>video id.
 
     Where a caption stands on several lines of both files they are matched in order.
 
     Raises:
-        UsageError: a line has no tab, or its caption is not among the texts.
+        UsageError: a caption is not among the texts.
     """
+    from ttvr.evaluate import read_pairs
+
     rows: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
         rows[text].append(row)
+    found = read_pairs(name)
     pairs = []
-    for number, line in enumerate(_lines(name), start=1):
-        caption, _, video = (part.strip() for part in line.partition("\t"))
-        if not line.strip():
-            continue
-        if not video or caption not in rows:
-            what = "its caption is not among the texts" if video else "no video id"
-            raise UsageError(f"{name}, line {number}: {what}; expected caption<TAB>video id")
+    for number, (caption, video) in enumerate(zip(found.captions, found.videos, strict=True), 1):
+        if caption not in rows:
+            raise UsageError(f"{found.name}:{number}: its caption is not among the texts")
         left = rows[caption]
         pairs.append((left.pop(0) if len(left) > 1 else left[0], video))
     return pairs
-
-
-def _lines(name: str) -> list[str]:
-    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: not UTF-8 at byte {error.start}") from error
-    return [line.removesuffix("\r") for line in text.split("\n")]

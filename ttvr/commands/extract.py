@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttvr.commands._extract_model import load_model, provenance
-from ttvr.commands._extract_options import default_jobs, extract_parser
+from ttvr.commands._extract_options import (
+    SOURCE,
+    TEXT_ONLY,
+    VIDEO_ONLY,
+    default_jobs,
+    extract_parser,
+    given,
+)
 from ttvr.commands._extract_texts import run_texts
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, FAILED, PARTIAL, execute
@@ -23,7 +30,7 @@ from ttvr.errors import RequirementError, UsageError
 
 if TYPE_CHECKING:
     from ttvr.extract import Inputs, Options, Summary
-    from ttvr.retriever import Retriever
+    from ttvr.recipes import Recipe
 
 _GIB = 1 << 30
 
@@ -63,8 +70,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("nothing to extract: give a PATH, --files-from, or --text")
     if args.text is not None and (has_videos or args.dry_run):
         raise UsageError("--text goes without PATHs, --files-from and --dry-run")
-    if args.text is None and (args.gt or args.words):
-        raise UsageError("--gt and --words go with --text")
+    ignored = given(args, TEXT_ONLY if args.text is None else VIDEO_ONLY)
+    if ignored:
+        which = "with" if args.text is None else "without"
+        raise UsageError(f"{', '.join(ignored)}: only {which} --text")
     if args.out is None:
         raise UsageError("where to? pass -o FOLDER")
     if args.null and not args.files_from:
@@ -77,7 +86,7 @@ def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
     began = time.monotonic()
     found = _ffmpeg([item.clip.path for item in inputs.items])
     retriever = load_model(args)
-    options = _options_of(args, retriever)
+    options = _options_of(args, retriever.recipe)
     if args.patches:
         each = extract.Encoder(retriever, options).row_bytes()
         whole = each * len(inputs.items) / _GIB
@@ -101,15 +110,14 @@ def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
     return _report(args, summary, inputs, time.monotonic() - began)
 
 
-def _options_of(args: argparse.Namespace, retriever: Retriever) -> Options:
+def _options_of(args: argparse.Namespace, recipe: Recipe) -> Options:
     """Flags, and where one is not given, what the weights were trained with."""
     from ttvr.extract import Options
 
-    recipe = retriever.recipe
     return Options(
         frames=args.frames or recipe.frames,
         sampler=args.sampler or recipe.sampler,
-        fps=args.fps or recipe.fps,
+        fps=None if args.fps == SOURCE else args.fps or recipe.fps,
         exact_resize=args.exact_resize,
         keep_frames=not args.no_frames,
         patches=args.patches,
@@ -167,9 +175,18 @@ def _report(args: argparse.Namespace, summary: Summary, inputs: Inputs, seconds:
 
 
 def _list(args: argparse.Namespace, inputs: Inputs) -> int:
-    """What a run would do, by the journal alone: no weights are needed, nothing is written."""
-    from ttvr import store
+    """What a run would do: no weights are needed, nothing is written.
 
+    Raises:
+        UsageError, IncompatibleError: as the run would; settings that are the weights' own are
+            not compared.
+    """
+    from ttvr import extract, store
+    from ttvr.recipes import Recipe
+
+    unknown = [name for name in ("frames", "sampler", "fps") if getattr(args, name) is None]
+    shared = extract.shared_without_weights(_options_of(args, Recipe()), unknown=unknown)
+    store.check_usable(Path(args.out), shared, resume=args.resume, overwrite=args.overwrite)
     there = {} if args.overwrite else store.known(Path(args.out))
     rows = []
     for clip, source in inputs.items:
@@ -196,6 +213,8 @@ def _listed(args: argparse.Namespace) -> list[str]:
         lines = content.decode().split("\0" if args.null else "\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"{args.files_from}: not UTF-8 at byte {error.start}") from error
+    if any("\0" in line for line in lines):
+        raise UsageError(f"{args.files_from}: holds NUL bytes; pass -0")
     return [path for line in lines if (path := line if args.null else line.removesuffix("\r"))]
 
 

@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, execute, parser
-from ttvr.errors import TtvrError, UsageError
+from ttvr.commands._texts import Query, read_queries
+from ttvr.errors import UsageError
 
 if TYPE_CHECKING:
     from ttvr.search import Hits
@@ -20,13 +21,6 @@ COLUMNS = ("query", "rank", "score", "id", "time", "path")
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 Write = Callable[["Hits"], str]
-
-
-class Query(NamedTuple):
-    """A sentence, and its name where it has one."""
-
-    id: str | None
-    text: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,33 +118,6 @@ def _inputs(args: argparse.Namespace) -> tuple[str | None, str]:
     if source not in (None, "-") and Path(source).is_dir():
         raise UsageError(f"{source} is a folder; the file of queries comes first, then the folder")
     return source, args.inputs[-1]
-
-
-def read_queries(path: str) -> list[Query]:
-    """The queries of a file, "-" is stdin.
-
-    Raises:
-        OSError: the file cannot be read.
-        TtvrError: no query, a name without a text, or a line that is not UTF-8; names the line.
-    """
-    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    name = "stdin" if path == "-" else path
-    queries = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TtvrError(f"{name}:{number}: not UTF-8; convert it (`iconv -t UTF-8`)") from error
-        if not text.strip():
-            continue
-        before, tab, after = text.partition("\t")
-        query = Query(before.strip() or None, after.strip()) if tab else Query(None, text.strip())
-        if not query.text:
-            raise TtvrError(f"{name}:{number}: no text after the id {query.id!r}")
-        queries.append(query)
-    if not queries:
-        raise TtvrError(f"{name}: no queries; expected one per line")
-    return queries
 
 
 def _print(found: Iterable[Hits], args: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from ttvr.extract._encode import Encoder
 from ttvr.extract._inputs import Input, Inputs, find_inputs
-from ttvr.extract._options import DTYPES, Options
+from ttvr.extract._options import DTYPES, Options, shared_without_weights
 from ttvr.extract._run import Problem, Summary, run
 from ttvr.extract._texts import TextOptions, run_texts
 
@@ -18,4 +18,5 @@ __all__ = [
     "find_inputs",
     "run",
     "run_texts",
+    "shared_without_weights",
 ]

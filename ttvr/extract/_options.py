@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ttvr import frames as framing
@@ -66,10 +66,8 @@ class Options(NamedTuple):
 
 def settings(retriever: Retriever, options: Options, provenance: Mapping[str, Any]) -> Settings:
     """What all rows of a folder share."""
-    kept = {"frames": options.keep_frames, "patches": options.patches}
-    arrays = ("video", "frames", "mask", "patches", "times")
     return Settings(
-        arrays=tuple(name for name in arrays if kept.get(name, True)),
+        arrays=_arrays(options),
         dtype=options.stored_dtype,
         shard_rows=options.shard_rows,
         model=retriever.identity(),
@@ -78,18 +76,46 @@ def settings(retriever: Retriever, options: Options, provenance: Mapping[str, An
     )
 
 
+def shared_without_weights(options: Options, *, unknown: Collection[str]) -> dict[str, Any]:
+    """The part of `meta.json` that has to agree, as far as no weights are needed to tell.
+
+    Args:
+        options: see `Options`.
+        unknown: fields of `options` that the weights would decide.
+    """
+    made = Settings(
+        arrays=_arrays(options),
+        dtype=options.stored_dtype,
+        shard_rows=options.shard_rows,
+        model={},
+        preprocess={k: v for k, v in _choices(options).items() if k not in unknown},
+        provenance={"precision": options.precision},
+    )
+    return made.shared()
+
+
+def _arrays(options: Options) -> tuple[str, ...]:
+    kept = {"frames": options.keep_frames, "patches": options.patches}
+    arrays = ("video", "frames", "mask", "patches", "times")
+    return tuple(name for name in arrays if kept.get(name, True))
+
+
 def _preprocess(options: Options, size: int) -> dict[str, Any]:
     """All that changes pixels or the choice of frames, and its hash."""
-    made = {
+    made = {**_choices(options), "size": size}
+    canonical = json.dumps(made, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    return {"hash": f"sha256:{digest}", **made}
+
+
+def _choices(options: Options) -> dict[str, Any]:
+    """What of it the weights do not decide."""
+    return {
         "sampler": options.sampler,
         "fps": options.fps,
         "frames": options.frames,
-        "size": size,
         "resize": "pil-bicubic" if options.exact_resize else "ffmpeg-bicubic",
         "crop": "center",
         "mean": list(framing.MEAN),
         "std": list(framing.STD),
     }
-    canonical = json.dumps(made, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    return {"hash": f"sha256:{digest}", **made}
