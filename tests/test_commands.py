@@ -280,7 +280,7 @@ def test_doctor_without_ffmpeg(tmp_path):
 
 
 def test_bench_startup_runs():
-    done = call("bench", "startup", "--rounds", "1", "--json")
+    done = call("bench", "--json", "startup", "--rounds", "1")
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)
     assert {"rank --help", "import torch"} <= {row["process"] for row in table["rows"]}

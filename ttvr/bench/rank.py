@@ -13,6 +13,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import util
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttvr.bench._table import Table, alternate, median
 from ttvr.errors import TtvrError, UsageError
+from ttvr.files import written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,19 +55,18 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> Table:
     """Ours, numpy, and faiss where it is installed, on the same random unit vectors."""
-    if min(args.rows, args.dim, args.top, *args.queries) < 1:
-        raise UsageError("--rows, --dim, --queries and --top are at least 1")
+    if min(args.rows, args.dim, args.top, args.rounds, *args.queries) < 1:
+        raise UsageError("--rows, --dim, --queries, --top and --rounds are at least 1")
     names = [OURS, NUMPY, *([FAISS] if util.find_spec("faiss") else [])]
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(_gallery(args.rows, args.dim, args.keep))
         workers = {name: stack.enter_context(_worker(name, path, args)) for name in names}
-        memory = {name: worker.recv() for name, worker in workers.items()}
+        memory = {name: _receive(name, worker) for name, worker in workers.items()}
         seconds = {}
         for count in args.queries:
-            _compare({name: _ask(worker, count) for name, worker in workers.items()})
+            _compare({name: _ask(name, worker, count) for name, worker in workers.items()})
             contenders = {
-                name: lambda worker=worker, count=count: _ask(worker, count)
-                for name, worker in workers.items()
+                name: partial(_ask, name, worker, count) for name, worker in workers.items()
             }
             taken = alternate(contenders, rounds=args.rounds)
             seconds |= {(name, count): median(runs) for name, runs in taken.items()}
@@ -78,21 +79,27 @@ def _table(
     seconds: dict[tuple[str, int], float],
     memory: dict[str, float | None],
 ) -> Table:
-    rows = []
+    rows: list[tuple[Any, ...]] = []
+    columns: tuple[str, ...] = ("search", "queries", "ms", "queries/s", "x numpy", "x faiss")
     for count in args.queries:
         for name in names:
             own = seconds[name, count]
             ratios = [
                 seconds[other, count] / own if other in names else "-" for other in (NUMPY, FAISS)
             ]
-            extra = "-" if memory[name] is None else memory[name]
-            rows.append((name, count, 1000 * own, count / own, *ratios, extra))
-    notes = [TARGET, "memory: peak of anonymous pages, without those of the imports"]
+            rows.append((name, count, 1000 * own, count / own, *ratios))
+    notes = [TARGET]
+    if None in memory.values():
+        notes.append("memory is not measured: this system has no RssAnon in /proc/self/status")
+    else:
+        notes.append("memory: peak of anonymous pages, without those of the imports")
+        columns = (*columns, "MiB")
+        rows = [(*row, memory[row[0]]) for row in rows]
     if FAISS not in names:
         notes.append("faiss is not installed (pip install faiss-cpu), so it is not compared")
     return Table(
         title=f"top-{args.top} of {args.rows} x {args.dim} float16 on disk, one thread",
-        columns=("search", "queries", "ms", "queries/s", "x numpy", "x faiss", "MiB"),
+        columns=columns,
         rows=rows,
         notes=notes,
     )
@@ -106,14 +113,13 @@ def _gallery(rows: int, dim: int, keep: str | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(keep or Path(folder, "gallery.npy"))
         if not path.exists():
-            partial = path.with_name(path.name + ".part")
-            chance = np.random.default_rng(0)
-            written = np.lib.format.open_memmap(partial, "w+", np.float16, (rows, dim))
-            for start in range(0, rows, _WRITTEN_ROWS):
-                block = written[start : start + _WRITTEN_ROWS]
-                block[:] = _unit_rows(chance, *block.shape)
-            del written
-            partial.replace(path)
+            with written(path) as made:
+                values = np.lib.format.open_memmap(made, "w+", np.float16, (rows, dim))
+                chance = np.random.default_rng(0)
+                for start in range(0, rows, _WRITTEN_ROWS):
+                    block = values[start : start + _WRITTEN_ROWS]
+                    block[:] = _unit_rows(chance, *block.shape)
+                values.flush()
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.shape != (rows, dim) or found.dtype != np.float16:
             raise UsageError(
@@ -141,23 +147,29 @@ def _worker(name: str, path: str, args: argparse.Namespace) -> Iterator[Connecti
     theirs.close()
     try:
         yield ours
-    except EOFError as error:
-        raise TtvrError(f"the process of {name} died; its last words are above") from error
     finally:
         ours.close()
         process.join()
 
 
-def _ask(worker: Connection, count: int) -> Any:
-    worker.send(count)
-    return worker.recv()
+def _ask(name: str, worker: Connection, count: int) -> Any:
+    with contextlib.suppress(BrokenPipeError):  # that it died is told where the answer lacks
+        worker.send(count)
+    return _receive(name, worker)
+
+
+def _receive(name: str, worker: Connection) -> Any:
+    try:
+        return worker.recv()
+    except (EOFError, ConnectionError) as error:
+        raise TtvrError(f"the process of {name} died; its last words are above") from error
 
 
 def _compare(scores: dict[str, np.ndarray]) -> None:
     """Refuse to time contenders that find other things."""
     for name, found in scores.items():
         difference = float(abs(found - scores[OURS]).max())
-        if difference > _AGREEMENT:
+        if not difference <= _AGREEMENT:  # NaN is no agreement
             raise TtvrError(f"{name} and {OURS} differ by {difference:.2g} in a score")
 
 

@@ -24,7 +24,8 @@ _EXAMPLES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark; the exit code is returned."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    what = arguments[0] if arguments and arguments[0] in plugins.names("bench") else None
+    parts = plugins.names("bench")
+    what = next((argument for argument in arguments if argument in parts), None)
     return execute(_parser(what), _run, arguments)
 
 
