@@ -97,13 +97,18 @@ def test_what_is_there_is_kept_unless_told(work, clip, capsys):
         (["h", "-o", "none/hits.png"], "no folder none"),
         (["h", "-o", "hits.png", "--columns", "0"], "not a whole number of 1 or more"),
         (["h", "-o", "hits.png", "--columns", "40"], "fewer --columns"),
+        (["h", "-o", "hits.png", "--width", "100000"], "at most 16383"),
+        (["tall", "-o", "hits.webp"], "at most 16383"),
+        (["taller", "-o", "hits.jpg"], "at most 65000"),
     ],
 )
 def test_wrong_use_is_exit_2(work, clip, capsys, argv, message):
-    (work / "h").write_text(line(hit(clip)))
+    hits = {"h": 1, "tall": 100, "taller": 400}
+    for name, count in hits.items():
+        (work / name).write_text(line(hit(clip)) * count)
     assert run(*argv) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
-    assert [path.name for path in work.iterdir()] == ["h"]
+    assert {path.name for path in work.iterdir()} == set(hits)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +124,15 @@ def test_wrong_use_is_exit_2(work, clip, capsys, argv, message):
         line(hit("v.mp4", time=-1)).strip(),
         line(hit("v.mp4", score=float("nan"))).strip(),
         line(hit("v.mp4", score=None)).strip(),
+        line(hit("v.mp4", score=10**400)).strip(),
+        line(hit("v.mp4", rank=float("inf"))).strip(),
+        line(hit("v.mp4", rank=1.5)).strip(),
+        line(hit("v.mp4", rank=0)).strip(),
+        line(hit("v.mp4", rank=True)).strip(),
+        "[" * 100_000,
         "\udcff",
     ],
+    ids=lambda broken: broken[:40],
 )
 def test_lines_that_are_wrong_are_named(work, capsys, broken):
     content = (line() + broken + "\n").encode("utf-8", "surrogateescape")

@@ -64,6 +64,16 @@ def test_a_recorded_time_finds_its_frame_again(clip):
         assert np.abs(found.astype(int) - pixels).max() <= 2
 
 
+def test_a_time_rounded_up_still_finds_its_frame(tmp_path):
+    path = tmp_path / "greys.mp4"
+    greys = np.arange(8, dtype=np.uint8) * 30
+    video.write(path, np.tile(greys[:, None, None, None], (1, 32, 32, 3)), fps=24)
+    times = video.read_frames(path, lambda n: list(range(n))).times.tolist()
+    assert any(round(time, 3) > time for time in times)
+    for time, grey in zip(times, greys.tolist(), strict=True):
+        assert near(frame_at(path, round(time, 3)).getpixel((16, 16)), [grey] * 3)
+
+
 def test_no_frame(tmp_path, clip):
     with pytest.raises(VideoError, match="no such file"):
         frame_at(tmp_path / "none.mp4", 0.0)
@@ -118,6 +128,12 @@ def test_sheets_that_cannot_be_drawn(plain):
         contact_sheet([Row("0", "a", shots(1))], width=600, columns=5)
     with pytest.raises(UsageError, match="300 queries make a sheet of"):
         contact_sheet([Row("0", "a", shots(5))] * 300)
+    with pytest.raises(UsageError, match="at most 16383 go"):
+        contact_sheet([Row("0", "a", shots(1))], width=16_384)
+    height = contact_sheet([Row("0", "a", ())] * 3).image.height
+    assert contact_sheet([Row("0", "a", ())] * 3, tallest=height).image.height == height
+    with pytest.raises(UsageError, match=f"a sheet of {height} pixels.*write a .png"):
+        contact_sheet([Row("0", "a", ())] * 3, tallest=height - 1)
     assert plain == []
 
 

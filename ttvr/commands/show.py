@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ttvr.commands import _options
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
+from ttvr.commands._target import new_file
 from ttvr.errors import TtvrError, UsageError
 from ttvr.files import written
 
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     out = _output(args)
-    from ttvr.show import contact_sheet
+    from ttvr.show import TALLEST, WIDEST, contact_sheet
 
     rows = read_rows(args.hits, top=args.top)
     total = sum(len(row.shots) for row in rows)
@@ -65,6 +66,7 @@ def _run(args: argparse.Namespace) -> int:
             rows,
             width=args.width,
             columns=args.columns,
+            tallest=WIDEST if out.suffix.lower() == ".webp" else TALLEST,
             on_step=lambda is_failed: progress.step(failed=is_failed),
         )
     _save(sheet, out)
@@ -92,7 +94,7 @@ def read_rows(path: str, *, top: int) -> list[Row]:
             continue
         try:
             rows.append(_row(json.loads(line.decode("utf-8")), top))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else error
             raise TtvrError(f"{name}:{number}: not a line of `ttvr-rank --json`: {why}") from error
     if not rows:
@@ -111,7 +113,10 @@ def _row(entry: Any, top: int) -> Row:
         if time is not None and time < 0:
             raise ValueError(f"time {time}")
         score = _number(hit["score"], "score")
-        shots.append(Shot(int(hit["rank"]), _text(hit, "id"), _text(hit, "path"), score, time))
+        rank = hit["rank"]
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise TypeError(f"rank is {rank!r}, expected a whole number from 1")
+        shots.append(Shot(rank, _text(hit, "id"), _text(hit, "path"), score, time))
     return Row(str(entry.get("id", entry["query"])), _text(entry, "text"), tuple(shots))
 
 
@@ -131,18 +136,13 @@ def _output(args: argparse.Namespace) -> Path:
     """Where the sheet goes, before any work is done.
 
     Raises:
-        UsageError: no place, no image by its suffix, or it is there and may not be overwritten.
+        UsageError: no place, no image by its suffix, or as `new_file`.
     """
     if args.out is None:
         raise UsageError("-o is missing: where to write the sheet")
-    out = Path(args.out)
-    if out.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{out}: expected one of {', '.join(SUFFIXES)}")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"{out} is a folder" if out.is_dir() else f"no folder {out.parent}")
-    if out.exists() and not args.overwrite:
-        raise UsageError(f"{out} is there already; pass --overwrite, or another -o")
-    return out
+    if Path(args.out).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{args.out}: expected one of {', '.join(SUFFIXES)}")
+    return new_file(args.out, overwrite=args.overwrite)
 
 
 def _save(sheet: Sheet, out: Path) -> None:

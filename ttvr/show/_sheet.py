@@ -21,8 +21,8 @@ REASON_LINES = 4
 BADGE = SMALL + 2 * PAD
 LEAST_TILE = 120
 SLIVER = 2
-TALLEST = 65_000
-"""Pixels; image formats end near there, and memory does earlier."""
+WIDEST, TALLEST = 16_383, 65_000
+"""Pixels; WebP ends at the first in both directions, JPEG near the second, and memory earlier."""
 EARLIER = 1e-3
 """Seconds; a recorded time is rounded and may lie just behind its frame."""
 
@@ -80,6 +80,7 @@ def contact_sheet(
     *,
     width: int = 1600,
     columns: int = 5,
+    tallest: int = TALLEST,
     on_step: Callable[[bool], None] = lambda is_failed: None,
 ) -> Sheet:
     """Draw the hits of each query under its sentence.
@@ -88,14 +89,18 @@ def contact_sheet(
 
     Args:
         rows: the queries.
-        width: of the sheet, pixels.
+        width: of the sheet, pixels, at most WIDEST.
         columns: tiles side by side; more hits go on in the next line.
+        tallest: the sheet may be, pixels.
         on_step: called after each hit with whether its video failed.
 
     Raises:
-        UsageError: tiles would be too small, or the sheet too tall.
+        UsageError: the sheet would be too wide or too tall, or its tiles too small; told before
+            any video is opened.
         RequirementError: there is no ffmpeg.
     """
+    if width > WIDEST:
+        raise UsageError(f"a sheet of {width} pixels is too wide, at most {WIDEST} go")
     layout = _Layout(width, columns, (width - 2 * MARGIN - (columns - 1) * GAP) // columns)
     if layout.tile < LEAST_TILE:
         raise UsageError(
@@ -105,12 +110,14 @@ def contact_sheet(
     wide = width - 2 * MARGIN
     headings = [wrap(typeset(row.text), HEADING, wide, lines=HEADING_LINES) for row in rows]
     heights = [layout.height(h, len(row.shots)) for h, row in zip(headings, rows, strict=True)]
-    if sum(heights) > TALLEST:
+    height = sum(heights) + MARGIN
+    if height > tallest:
+        other = ", or write a .png" if tallest < TALLEST else ""
         raise UsageError(
-            f"{len(rows)} queries make a sheet of {sum(heights)} pixels, at most {TALLEST} go; "
-            "show fewer queries, or fewer hits with -k"
+            f"{len(rows)} queries make a sheet of {height} pixels, at most {tallest} go; "
+            f"show fewer queries, or fewer hits with -k{other}"
         )
-    sheet = Image.new("RGB", (width, sum(heights) + MARGIN), _PAPER)
+    sheet = Image.new("RGB", (width, height), _PAPER)
     failures: dict[str, VideoError] = {}
     top = MARGIN
     for row, heading, height in zip(rows, headings, heights, strict=True):
