@@ -2,7 +2,13 @@
 
 ffmpeg runs as a child process in a group of its own, with a deadline, without a terminal or the
 network, and reads the one file it is given: playlists and scripts are not followed. Frames are
-upright, in display order, with their own timestamps, and none is invented.
+upright, in display order, with their own timestamps, and none is invented. Pixels are those that
+are stored: the sample aspect ratio is not applied, so that anamorphic video stays squeezed.
+
+What it cannot know: an MPEG-TS or Ogg file that was cut, or a fragmented MP4 cut between two
+fragments whose head promises no length, holds nothing that tells it from a whole one; its status
+is ok, for the length that is there. And should this process itself be killed outright (SIGKILL), a
+decoder that hangs goes on hanging; one that works ends at its next write.
 """
 
 from __future__ import annotations
@@ -10,14 +16,16 @@ from __future__ import annotations
 import stat
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ttvr.errors import VideoError
-from ttvr.video import _avi, _decode, _images, _isobmff
+from ttvr.video import _avi, _decode, _fragments, _images, _isobmff
 from ttvr.video._choice import Choice
 from ttvr.video._command import FIRST_VIDEO
 from ttvr.video._ffmpeg import ffmpeg_version, find_ffmpeg
+from ttvr.video._fragments import Fragments
 from ttvr.video._images import IMAGE_SUFFIXES
 from ttvr.video._isobmff import Track
 from ttvr.video._process import Deadline
@@ -51,6 +59,17 @@ TIMEOUT = 60.0
 _FROM_ZERO = ("matroska", "flv")  # containers whose duration is the time of the end
 
 
+class _Tables(NamedTuple):
+    """What the tables of the file itself tell: of every frame, or at least of the length."""
+
+    track: Track | None
+    fragments: Fragments | None = None
+    avi_seconds: float | None = None
+
+    def is_exact(self) -> bool:
+        return self.track is not None and self.track.is_simple
+
+
 def is_video(path: str | Path) -> bool:
     """Whether this is a video by its name, or a folder of images and nothing else to look into.
 
@@ -79,7 +98,7 @@ def probe(path: str | Path) -> VideoInfo:
     if _is_for_pillow(path):
         return _images.probe(path)
     log = _decode.header(path, Deadline.after(TIMEOUT))
-    return _facts(log.info, _isobmff.read(path), path)
+    return _facts(log.info, _tables(path))
 
 
 def read_frames(
@@ -121,22 +140,29 @@ def read_frames(
     deadline = Deadline.after(timeout, stop=stop)
     if _is_for_pillow(path):
         return _images.read(path, choice, size=size, deadline=deadline)
-    track = _isobmff.read(path)
+    tables = _tables(path)
+    track = tables.track
     decoded = None
     if track is not None:
         decoded = _decode.thin_copy(path, track, choice, size=size, deadline=deadline)
     is_thin = decoded is not None
     if decoded is None:
-        is_known = track is not None and track.is_simple
-        guess = track.times() if is_known else _decode.promised_times(path, deadline)
+        guess = track.times() if tables.is_exact() else _decode.promised_times(path, deadline)
         stream = FIRST_VIDEO if track is None else str(track.stream)
         decoded = _decode.one_pass(path, choice, guess, stream=stream, size=size, deadline=deadline)
-    info = _facts(_measured(decoded), track, path)
+    info = _facts(_measured(decoded), tables)
     status = Status("ok", info.duration, info.duration, 0)  # a thin copy is cut from a whole file
     if not is_thin:
-        status = _status(decoded, info, track)
+        status = _status(decoded, info, tables)
     pixels = _images.stack(decoded.images)
     return Frames(pixels, decoded.times.astype(np.float32), status, info)
+
+
+def _tables(path: Path) -> _Tables:
+    tables = _Tables(_isobmff.read(path))
+    if tables.is_exact():
+        return tables
+    return tables._replace(fragments=_fragments.read(path), avi_seconds=_avi.seconds(path))
 
 
 def _is_for_pillow(path: Path) -> bool:
@@ -167,10 +193,13 @@ def _measured(decoded: _decode.Decoded) -> VideoInfo:
     return info if first is None else info._replace(start=float(first * decoded.log.base))
 
 
-def _facts(info: VideoInfo, track: Track | None, path: Path) -> VideoInfo:
+def _facts(info: VideoInfo, tables: _Tables) -> VideoInfo:
     """Header facts, with those that only the file's own tables tell right."""
-    if track is None or not track.is_simple:
-        return info._replace(duration=_avi.seconds(path) or info.duration)
+    track = tables.track
+    if not tables.is_exact():
+        promised = 0.0 if tables.fragments is None else tables.fragments.seconds
+        longest = max(promised, info.duration or 0.0) or None
+        return info._replace(duration=tables.avi_seconds or longest)
     seconds, shown = track.seconds(), track.shown()
     return info._replace(
         fps=len(shown) / seconds if seconds else None,
@@ -180,16 +209,18 @@ def _facts(info: VideoInfo, track: Track | None, path: Path) -> VideoInfo:
     )
 
 
-def _status(decoded: _decode.Decoded, info: VideoInfo, track: Track | None) -> Status:
+def _status(decoded: _decode.Decoded, info: VideoInfo, tables: _Tables) -> Status:
     """How far and how well everything decoded."""
     times, log, expected = decoded.everything, decoded.log, info.duration
     step = times[-1] - times[-2] if len(times) > 1 else 1 / info.fps if info.fps else 0.0
     reached = float(times[-1] + step)
-    if track is None or not track.is_simple:
+    if not tables.is_exact():
         # A container's duration counts from 0 or from its own start, where another stream may
         # begin before the video does.
         counts_from_zero = log.container.startswith(_FROM_ZERO)
         reached += info.start - (0.0 if counts_from_zero else log.info.start)
     missing = 0.0 if expected is None else expected - reached
     is_early = missing > max(EARLY_SECONDS, EARLY_PART * (expected or 0.0))
-    return Status("partial" if is_early or log.errors else "ok", expected, reached, log.errors)
+    is_cut = tables.fragments is not None and tables.fragments.is_cut
+    state = "partial" if is_early or is_cut or log.errors else "ok"
+    return Status(state, expected, reached, log.errors)

@@ -87,21 +87,29 @@ def thin_copy(
     Raises:
         VideoError: the choice is empty, or time is up.
     """
+    if not track.is_simple:  # its tables may know only the first frames
+        return None
     shown = track.shown()
     times = track.times()
     chosen = choice.frames(times)
     samples = _thin.select(path, track, shown[chosen])
-    if samples is None:
+    feed = None if samples is None else _thin.pieces(path, track, samples)
+    if samples is None or feed is None:
         return None
     ticks = (track.cts[shown[chosen]] + _thin.offset(track, samples)).tolist()
     expression = _command.any_of("pts", ticks)
     if expression is None:
         return None
     command = _command.decode(None, stream="v:0", expression=expression, size=size)
-    feed = _thin.pieces(path, track, samples)
     status, reader, log = _run(command, deadline, keep=_always, feed=feed)
     is_exact = None not in log.pts and sorted(log.pts) == ticks and reader.count == len(ticks)
-    if status or log.errors or not is_exact or log.base != Fraction(1, track.timescale):
+    if (
+        status
+        or log.errors
+        or log.info is None
+        or not is_exact
+        or log.base != Fraction(1, track.timescale)
+    ):
         return None
     images = [reader.images[number] for number in np.argsort(log.pts)]
     return Decoded(images, times[chosen], times, log)
@@ -136,7 +144,7 @@ def one_pass(
         command = _command.decode(path, stream=stream, expression=expression, size=size)
         keep = set(wanted).__contains__ if expression is None else _always
         status, reader, log = _run(command, deadline, keep=keep)
-        if status < 0 or not log.pts:
+        if status < 0 or not log.pts or log.info is None:
             raise log.failure(status)
         if log.configs > 1 and expression is not None:
             can_select = False  # the filters were set up anew and count from 0 again

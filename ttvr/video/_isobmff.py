@@ -7,13 +7,16 @@ from which a thin copy is written (`_thin`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from ttvr.video._boxes import MALFORMED, boxes, children, header_scale, places
+
 MOOV_LIMIT = 1 << 28  # bytes; an hour of video has about 2 MB of tables
+SAMPLE_LIMIT = 1 << 22  # samples of a track; 38 hours of video have as many
+TICK_LIMIT = 1 << 61  # beyond it sums of times leave int64
 _TOP = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"moof"}
 
 
@@ -72,57 +75,27 @@ def read(path: Path) -> Track | None:
     try:
         with path.open("rb") as file:
             return _read(file, path.stat().st_size)
-    except (struct.error, ValueError, IndexError, KeyError, OverflowError):
+    except MALFORMED:
         return None
 
 
-def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and whole box, header included, of the boxes that follow one another in `data`."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        if size == 1:
-            raise ValueError("a large box among tables")
-        if size == 0:
-            size = len(data) - at
-        if size < 8 or at + size > len(data):
-            raise ValueError("a box ends outside its parent")
-        yield kind, data[at : at + size]
-        at += size
-
-
-def children(box: bytes) -> dict[bytes, bytes]:
-    """The boxes within a box, by type; of equals the first."""
-    found: dict[bytes, bytes] = {}
-    for kind, whole in boxes(box[8:]):
-        found.setdefault(kind, whole)
-    return found
-
-
 def _read(file: BinaryIO, length: int) -> Track | None:
-    moov = ftyp = b""
-    at = 0
-    while at + 8 <= length and not moov:
-        file.seek(at)
-        size, kind = struct.unpack(">I4s", file.read(8))
+    ftyp = b""
+    for kind, at, size in places(file, length):
         if at == 0 and kind not in _TOP:
-            return None
-        if size == 1:
-            size = struct.unpack(">Q", file.read(8))[0]
-        size = size or length - at
-        if size < 8:
             return None
         if kind in (b"moov", b"ftyp") and size < MOOV_LIMIT:
             file.seek(at)
-            data = file.read(size)
-            moov, ftyp = (data, ftyp) if kind == b"moov" else (moov, data)
-        at += size
-    return _movie(moov, ftyp, length) if moov else None
+            data = file.read(min(size, length - at))
+            if kind == b"moov":
+                return _movie(data, ftyp, length)
+            ftyp = data
+    return None
 
 
 def _movie(moov: bytes, ftyp: bytes, length: int) -> Track | None:
     parts = children(moov)
-    scale = _header_scale(parts[b"mvhd"])
+    scale = header_scale(parts[b"mvhd"])
     is_fragmented = b"mvex" in parts
     tracks = [whole for kind, whole in boxes(moov[8:]) if kind == b"trak"]
     for stream, trak in enumerate(tracks):
@@ -135,11 +108,6 @@ def _movie(moov: bytes, ftyp: bytes, length: int) -> Track | None:
     return None
 
 
-def _header_scale(box: bytes) -> int:
-    """Ticks per second of an mvhd or mdhd box, whose version 1 has 64-bit dates."""
-    return struct.unpack_from(">I", box, 28 if box[8] == 1 else 20)[0]
-
-
 def _track(trak: bytes, *, stream: int, scale: int, length: int) -> Track | None:
     parts = children(trak)
     media = children(parts[b"mdia"])
@@ -150,7 +118,7 @@ def _track(trak: bytes, *, stream: int, scale: int, length: int) -> Track | None
     if not len(sizes):
         return None
     N = len(sizes)
-    timescale = _header_scale(media[b"mdhd"])
+    timescale = header_scale(media[b"mdhd"])
     steps = _runs(tables[b"stts"], ">u4", N)
     dts = np.concatenate([[0], np.cumsum(steps)[:-1]])
     cts = dts + (_runs(tables[b"ctts"], ">i4", N) if b"ctts" in tables else 0)
@@ -175,7 +143,7 @@ def _track(trak: bytes, *, stream: int, scale: int, length: int) -> Track | None
         shift=shift,
         end=min(last, end),
         is_simple=is_simple and entries == 1 and timescale > 0,
-        is_whole=bool((offsets + sizes).max() <= length),
+        is_whole=bool(offsets.min() >= 0 and (offsets + sizes).max() <= length),
         head=(b"", b"", b""),
     )
 
@@ -183,6 +151,8 @@ def _track(trak: bytes, *, stream: int, scale: int, length: int) -> Track | None
 def _sizes(tables: dict[bytes, bytes], length: int) -> np.ndarray:
     box = tables[b"stsz"]
     same, count = struct.unpack_from(">II", box, 12)
+    if count > SAMPLE_LIMIT:
+        raise ValueError("more samples than a video has")
     if same:
         if same * count > length:
             raise ValueError("more samples than bytes")
@@ -220,10 +190,11 @@ def _offsets(tables: dict[bytes, bytes], sizes: np.ndarray) -> np.ndarray:
     table = tables[b"stsc"]
     rows = np.frombuffer(table, ">u4", 3 * struct.unpack_from(">I", table, 12)[0], 16)
     first, each = rows.reshape(-1, 3)[:, :2].astype(np.int64).T
-    counts = np.repeat(each, np.diff(np.append(first, chunks + 1)))
-    if counts.sum() < len(sizes):
+    ends = np.cumsum(np.repeat(each, np.diff(np.append(first, chunks + 1))))
+    if len(ends) != chunks or not chunks or ends[-1] < len(sizes):
         raise ValueError("fewer samples in chunks than have a size")
-    chunk = np.repeat(np.arange(chunks), counts)[: len(sizes)]
+    # Not by repeating each chunk as often as it says: it can say four thousand million.
+    chunk = np.searchsorted(ends, np.arange(len(sizes)), side="right")
     before = np.cumsum(sizes) - sizes
     leaders = np.flatnonzero(np.diff(chunk, prepend=-1))
     # Samples of a chunk lie one after another: place = chunk start + bytes since its first sample.
@@ -249,6 +220,8 @@ def _edits(
     if not edits:
         return everything, count == 0
     length, begin, rate = edits[0]
+    if max(delay, length, abs(begin)) > TICK_LIMIT // max(timescale, 1):
+        raise ValueError("an edit beyond all time")
     end = begin + round(length * timescale / scale) if length else everything[1]
     shift = round(delay * timescale / scale) - begin
     return (begin, end, shift), len(edits) == 1 and rate == 1 << 16

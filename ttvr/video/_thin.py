@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ttvr.video._isobmff import Track, boxes, children
+from ttvr.video._boxes import MALFORMED, boxes, children
+from ttvr.video._isobmff import Track
 
 # Codecs whose sync samples are exact entry points. MPEG-4 part 2 is not: its B-frames refer across.
 CODECS = {b"avc1": "h264", b"avc3": "h264", b"hvc1": "hevc", b"hev1": "hevc"}
@@ -39,6 +40,13 @@ def select(path: Path, track: Track, wanted: np.ndarray) -> np.ndarray | None:
         Ascending decoding-order indices of all samples needed, or None where a thin copy cannot be
         trusted to give the same frames, or would not be worth it.
     """
+    try:
+        return _select(path, track, wanted)
+    except MALFORMED:
+        return None
+
+
+def _select(path: Path, track: Track, wanted: np.ndarray) -> np.ndarray | None:
     shown = track.shown()
     is_usable = track.is_simple and track.is_whole and track.codec in CODECS and track.is_sync[0]
     if not is_usable or (np.diff(track.cts[shown]) == 0).any() or (np.diff(track.dts) < 0).any():
@@ -95,9 +103,14 @@ def _spare(file: BinaryIO, track: Track, samples: np.ndarray) -> np.ndarray | No
 
 
 def _prefix_size(track: Track) -> int:
-    """Bytes of the length before each NAL unit, from the decoder configuration."""
+    """Bytes of the length before each NAL unit, from the decoder configuration.
+
+    Raises:
+        KeyError: there is none.
+    """
     entry = _stbl(track.head[2])[b"stsd"][16:]
-    config = next(whole for kind, whole in boxes(entry[86:]) if kind in (b"avcC", b"hvcC"))
+    parts = children(entry[78:])  # what comes before the boxes within a sample entry: 86 bytes
+    config = parts[b"avcC"] if b"avcC" in parts else parts[b"hvcC"]
     return (config[12 if config[4:8] == b"avcC" else 29] & 3) + 1
 
 
@@ -135,20 +148,27 @@ def _lead(track: Track) -> int:
     return -min(0, int((track.cts - track.dts).min()))
 
 
-def pieces(path: Path, track: Track, samples: np.ndarray) -> Iterator[bytes]:
-    """The thin copy, piece by piece.
+def pieces(path: Path, track: Track, samples: np.ndarray) -> Iterator[bytes] | None:
+    """The thin copy, piece by piece, or None where the headers of the file make no sense.
 
     Args:
         path: the file.
         track: its video track.
         samples: ascending decoding-order indices of the samples it holds.
     """
-    yield _header(track, samples)
-    offsets, sizes = track.offsets[samples], track.sizes[samples]
+    try:
+        header = _header(track, samples)
+    except MALFORMED:
+        return None
+    return _pieces(path, header, track.offsets[samples], track.sizes[samples])
+
+
+def _pieces(path: Path, header: bytes, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[bytes]:
+    yield header
     # Neighbors in the file are read in one go.
     breaks = np.flatnonzero(offsets[1:] != offsets[:-1] + sizes[:-1]) + 1
     with path.open("rb") as file:
-        for part in np.split(np.arange(len(samples)), breaks):
+        for part in np.split(np.arange(len(sizes)), breaks):
             file.seek(int(offsets[part[0]]))
             left = int(sizes[part].sum())
             while left and (piece := file.read(min(left, CHUNK))):
