@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from video_files import everything, spread
+from video_files import ORIGINS, everything, spread, use_binary
 
 from ttvr import video
 from ttvr.errors import VideoError
-from ttvr.video import _decode, _ffmpeg, _isobmff
+from ttvr.video import _decode, _isobmff
 from ttvr.video._choice import Choice
 from ttvr.video._process import Deadline
 
@@ -32,18 +32,9 @@ NO_TIMES = "mmaction_S001_rgb.avi"
 SHIFTED = "cve_vid1.mp4"
 
 
-def binaries():
-    """The executables by name: that of PATH, and that of imageio-ffmpeg."""
-    return {"path": shutil.which("ffmpeg"), "carried": _ffmpeg._carried()}
-
-
-@pytest.fixture(params=["path", "carried"])
+@pytest.fixture(params=ORIGINS)
 def binary(request, monkeypatch):
-    found = binaries()[request.param]
-    if found is None:
-        pytest.skip(f"no ffmpeg of that origin: {request.param}")
-    monkeypatch.setenv("TTVR_FFMPEG", found)
-    return found
+    return use_binary(request.param, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +50,12 @@ def has_decoder(binary, name):
     return f" {name} " in listed
 
 
+def two_at_once(work, items):
+    """Results of a function for each item, in order; the decoders are processes of their own."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(work, items))
+
+
 def outcome(path):
     try:
         return video.read_frames(path, everything, size=8)
@@ -68,7 +65,8 @@ def outcome(path):
 
 def test_every_clip(shared, found, binary):
     """State, number of frames, first and last time, size and rotation of each clip."""
-    results = {name: outcome(shared / "videos" / name) for name in found}
+    outcomes = two_at_once(outcome, [shared / "videos" / name for name in found])
+    results = dict(zip(found, outcomes, strict=True))
     failed = {name: code for name, code in results.items() if isinstance(code, str)}
     is_vvc_known = has_decoder(binary, "vvc")
     assert failed == FAILED | ({} if is_vvc_known else {VVC: "unsupported_codec"})
@@ -154,21 +152,25 @@ def test_upright(shared, found, binary, name):
 
 def test_thin_copies_equal_one_pass(shared, found):
     """Where a thin copy is used, pixels and times are those of decoding everything."""
-    used = 0
-    for name in sorted(set(found) - set(FAILED) - {VVC}):
-        path = shared / "videos" / name
-        track = _isobmff.read(path)
-        if track is None:
-            continue
-        settings = {"size": 64, "deadline": Deadline.after(60)}
-        choice = Choice(spread(12), fps=None, start=0.0, end=None)
-        thin = _decode.thin_copy(path, track, choice, **settings)
-        if thin is None:
-            continue
-        used += 1
-        stream = str(track.stream)
-        whole = _decode.one_pass(path, choice, track.times(), stream=stream, **settings)
+    names = sorted(set(found) - set(FAILED) - {VVC})
+    pairs = two_at_once(both_ways, [shared / "videos" / name for name in names])
+    used = [(name, pair) for name, pair in zip(names, pairs, strict=True) if pair is not None]
+    for name, (thin, whole) in used:
         assert np.array_equal(thin.images, whole.images), name
         assert thin.times.tolist() == whole.times.tolist(), name
         assert thin.everything.tolist() == whole.everything.tolist(), name
-    assert used > 25
+    assert len(used) > 25
+
+
+def both_ways(path):
+    """Twelve frames by a thin copy and by one pass, or None where there is no thin copy."""
+    track = _isobmff.read(path)
+    if track is None:
+        return None
+    settings = {"size": 64, "deadline": Deadline.after(60)}
+    choice = Choice(spread(12), fps=None, start=0.0, end=None)
+    thin = _decode.thin_copy(path, track, choice, **settings)
+    if thin is None:
+        return None
+    stream = str(track.stream)
+    return thin, _decode.one_pass(path, choice, track.times(), stream=stream, **settings)

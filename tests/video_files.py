@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 import numpy as np
+import pytest
 
 from ttvr import video
+from ttvr.video import _ffmpeg
 
 BITS, BLOCK = 12, 16
+
+
+ORIGINS = ("path", "carried")
+
+
+def use_binary(origin, monkeypatch):
+    """Decode with the ffmpeg of PATH, or with that of imageio-ffmpeg; its name."""
+    found = shutil.which("ffmpeg") if origin == "path" else _ffmpeg._carried()
+    if found is None:
+        pytest.skip(f"no ffmpeg of that origin: {origin}")
+    monkeypatch.setenv("TTVR_FFMPEG", found)
+    return found
 
 
 def everything(n):

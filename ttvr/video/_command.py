@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ffmpeg
 
-from ttvr.video import _ffmpeg
+from ttvr.video import _ffmpeg, _log
 
 # Demuxers of single files. Playlists, scripts and image patterns would open other files.
 FORMATS = (
@@ -15,7 +15,6 @@ FORMATS = (
     "h261,h263,h264,hevc,vvc,m4v,vc1,obu,av1,ivf,mjpeg,yuv4mpegpipe,nsv,roq,bink,smk,amv,gxf"
 )
 SCALING = "bicubic+accurate_rnd+full_chroma_int"
-NOTE = "showinfo=checksum=0"  # the filter that writes a line per frame
 TERM_LIMIT = 2000  # terms of a filter expression that fit into a command line
 FIRST_VIDEO = "V:0"  # the first video stream that is no attached picture
 
@@ -23,6 +22,8 @@ Options = dict[str, str | int | None]
 
 # `level+info` is what `_log` reads; `copyts` keeps the file's own timestamps.
 _QUIET: Options = {"nostdin": None, "hide_banner": None, "nostats": None, "loglevel": "level+info"}
+# What the file says of itself would be written in the midst of the lines for `_log`.
+_BARE: Options = {"map_metadata": -1, "map_chapters": -1}
 _SAFE: Options = {"protocol_whitelist": "file,pipe", "format_whitelist": FORMATS}
 
 
@@ -41,10 +42,13 @@ def decode(
     """
     # One thread: as many videos as there are cores are decoded at once, and threads cost extra.
     source = _input(path, copyts=None, threads=1, filter_threads=1)[stream]
-    steps = [NOTE] if expression is None else [NOTE, f"select='{expression}'"]
+    steps = [f"{_log.note()}=checksum=0"]
+    if expression is not None:
+        steps.append(f"select='{expression}'")
     steps = [*(steps if path is not None else reversed(steps)), _conversion(size)]
     output: Options = {"vf": ",".join(steps), "vcodec": "ppm", "f": "image2pipe"}
-    return _compiled(ffmpeg.output(source, "pipe:1", **output, **_ffmpeg.passthrough()))
+    options = output | _BARE | _ffmpeg.passthrough()
+    return _compiled(ffmpeg.output(source, "pipe:1", **options))
 
 
 def list_packets(path: Path) -> list[str]:

@@ -1,12 +1,16 @@
 """Reads what ffmpeg says on stderr: header facts, a line per decoded frame, what went wrong.
 
 The lines come from `-loglevel level+info` and, per frame, from the filter `showinfo`; both are
-the same since ffmpeg 5 but for the wording of the errors.
+the same since ffmpeg 5 but for the wording of the errors. What a file says of itself, its tags and
+its name, is written there too, and could look like anything: lines count as those of `showinfo`
+only from the first one that carries the name which this process gave to the filter, drawn by lot.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+import secrets
 from fractions import Fraction
 
 from ttvr.errors import VideoError
@@ -15,7 +19,6 @@ from ttvr.video._types import VideoInfo
 DETAIL_LIMIT = 300  # characters of the decoder's words that an error carries
 
 _INPUT = re.compile(r"\[info\] Input #0, (\S+), from ")
-_MAPPING = re.compile(r"\[info\] (?:Stream mapping:|Output #0)")
 _STREAM = re.compile(r"\[info\]   Stream #0:\d+\S*: (\w+): (.*)")
 _DURATION = re.compile(
     r"\[info\]   Duration: (?:(\d+):(\d\d):(\d\d\.\d+)|N/A)(?:, start: (-?\d+\.\d+))?"
@@ -23,7 +26,7 @@ _DURATION = re.compile(
 _SIZE = re.compile(r", (\d{1,6})x(\d{1,6})\b")
 _FPS = re.compile(r", (\d+(?:\.\d+)?)(k?) fps\b")
 _ROTATION = re.compile(r"(?:displaymatrix|Display Matrix): rotation of (-?\d+\.\d+)")
-_BASE = re.compile(r"config in time_base: (\d+)/(\d+)")
+_BASE = re.compile(r"config in time_base: (\d+)/0*([1-9]\d*)")
 _FRAME = re.compile(r"n: *\d+ pts: *(-?\d+|NOPTS) +pts_time:")
 _TROUBLE = re.compile(r"\[(warning|error|fatal|panic)\] (.*)")
 
@@ -35,9 +38,17 @@ _NO_DECODER = (
     "doesn't support hardware accelerated",
 )
 _METADATA = "[info]     "  # a file can call itself anything
+_INFO = "[info] "  # starts a line of the command itself
+_ADDRESS = re.compile(r" @ 0x[0-9a-f]+(?=\])")  # another one at each run
 _GUESSED = "Estimating duration from bitrate"
 # What follows from an earlier line, and says less than it.
 _CONSEQUENCE = ("Error opening output file", "Failed to set value", "Error parsing options")
+
+
+@functools.cache
+def note() -> str:
+    """The filter that writes a line per frame, under a name that no file can know."""
+    return f"showinfo@{secrets.token_hex(8)}"
 
 
 class Log:
@@ -64,36 +75,41 @@ class Log:
         self._has_duration = True
         self._streams = 0
         self._start = 0.0
-        self._is_header = True
+        self._is_decoding = False
         self._is_ours = False
         self._lines: list[str] = []
 
     def line(self, text: str) -> None:
         """Take one line."""
-        # Threads write into each other's unfinished lines, and then leave out who and how bad.
-        self.pts += [None if tick == "NOPTS" else int(tick) for tick in _FRAME.findall(text)]
-        if (found := _BASE.search(text)) is not None:
-            self.configs += 1
-            self.base = Fraction(int(found[1]), int(found[2]))
-        if self._is_header and _TROUBLE.search(text) is None:
+        self._is_decoding = self._is_decoding or note() in text
+        # Threads write into each other's unfinished lines, and then leave out who and how bad: a
+        # line of the filter may continue one about the output, of which no file has words.
+        if self._is_decoding and (note() in text or text.startswith(_INFO)):
+            self._frames(text)
+        found = _TROUBLE.search(text)
+        if not self._is_decoding and found is None:
             self._header(text)
         elif any(words in text for words in _DAMAGE) and not text.startswith(_METADATA):
             self.errors += 1
-            self._keep(text)
-        elif (found := _TROUBLE.search(text)) is not None:
+            self._keep(text if found is None else found[2])
+        elif found is not None:
             if found[1] != "warning":
                 self._keep(found[2])
             elif found[2].startswith(_GUESSED):
                 self._has_duration = False
 
+    def _frames(self, text: str) -> None:
+        self.pts += [None if tick == "NOPTS" else int(tick) for tick in _FRAME.findall(text)]
+        if (found := _BASE.search(text)) is not None:
+            self.configs += 1
+            self.base = Fraction(int(found[1]), int(found[2]))
+
     def _keep(self, text: str) -> None:
         if len(self._lines) < 8 and not text.startswith(_CONSEQUENCE):
-            self._lines.append(text.strip()[:DETAIL_LIMIT])
+            self._lines.append(_ADDRESS.sub("", text.strip())[:DETAIL_LIMIT])
 
     def _header(self, text: str) -> None:
-        if _MAPPING.match(text):
-            self._is_header = False
-        elif (found := _INPUT.match(text)) is not None:
+        if (found := _INPUT.match(text)) is not None:
             self.container = found[1].rstrip(",")
         elif (found := _DURATION.match(text)) is not None:
             if found[1] and self._has_duration:
