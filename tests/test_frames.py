@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,17 @@ def test_resize_on_device_gives_pillows_levels(height, width, size):
     video = picture(height, width)
     result = frames.resize_on_device(torch.from_numpy(video), size)
     assert torch.equal(result, frames.preprocess(video, size))
+
+
+def test_preprocess_of_a_line_of_pixels_makes_only_the_crop():
+    """60000 x 1 would be scaled to 9 GB; its middle is that of the middle alone."""
+    line = picture(1, 60000, T=1)
+    tracemalloc.start()
+    result = frames.preprocess(line, 224)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+    # Scaled by 224, the crop is a pixel wide, and the filter reaches two to each side of it.
+    assert torch.equal(result, frames.preprocess(line[:, :, 29_990:30_010], 224))
 
 
 @pytest.mark.cuda

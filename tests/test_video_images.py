@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from concurrent.futures import CancelledError
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, features
 from video_files import chosen, coded, everything, numbers, spread
 
-from ttvr import video
+from ttvr import frames, video
 from ttvr.errors import TtvrError, VideoError
+from ttvr.video import _images
 
 
 def pictures(count, **size):
@@ -104,13 +109,88 @@ def test_damaged_images_are_named(tmp_path):
         video.probe(folder)
 
 
-def test_damaged_animation(tmp_path):
+def test_a_cut_animation_is_partial(tmp_path):
+    """What lies before the cut is read; how long it was meant to be nobody knows."""
     path = animation(tmp_path / "a.gif", [100] * 20)
     data = path.read_bytes()
-    for part in (0.02, 0.3, 0.7):
+    for part in (0.3, 0.7, 0.9):
         path.write_bytes(data[: int(len(data) * part)])
+        picks, times, result = chosen(path, everything)
+        assert picks == list(range(len(picks)))
+        assert 20 * part - 3 < len(picks) < 20 * part + 1
+        assert times == pytest.approx([i / 10 for i in picks])
+        assert result.status[:2] == ("partial", None)
+        assert result.status.decoded_s == pytest.approx(len(picks) / 10)
+        assert result.status.decoder_errors == 1
+        assert result.info == video.probe(path)
+        assert result.info[2:5] == (pytest.approx(10.0), None, None)
+    path.write_bytes(data[: int(len(data) * 0.02)])
+    for read in (video.probe, lambda path: video.read_frames(path, everything)):
         with pytest.raises(VideoError, match="invalid_data"):
-            video.read_frames(path, everything)
+            read(path)
+
+
+KINDS = ["gif", "webp", "tif", "jpg", "png", "jp2"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of much that is damaged
+def test_damaged_images_never_escape(tmp_path, kind):
+    """Pillow raises IndexError, TypeError, MemoryError and more on damaged files."""
+    if kind == "jp2" and not features.check("jpg_2000"):
+        pytest.skip("this Pillow has no JPEG 2000")
+    path = tmp_path / f"a.{kind}"
+    animation(path, [100] * 3) if kind in ("gif", "webp") else pictures(1)[0].save(path)
+    is_still = kind not in ("gif", "webp")
+    data = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(150):
+        broken = bytearray(data)
+        for at in generator.integers(0, 120, 3):
+            broken[at if kind != "tif" else -1 - at] = generator.choice([0, 1, 255, 16])
+        path.write_bytes(broken)
+        with contextlib.suppress(VideoError):
+            result = video.read_frames(tmp_path if is_still else path, everything, size=16)
+            assert result.pixels.shape[1:] == (16, 16, 3)
+
+
+def test_whatever_pillow_raises_is_named(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "images", ["1.png"])
+    for error in (MemoryError(), IndexError("a\nb"), TypeError("c"), RuntimeError("d")):
+
+        def load(image, error=error):
+            raise error
+
+        monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+        with pytest.raises(VideoError, match=r"invalid_data: 1\.png: (MemoryError|a b|c|d)$"):
+            video.read_frames(folder, everything)
+
+
+def test_a_line_of_pixels_is_refused_before_it_is_scaled(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (60000, 1)).save(folder / "1.png")
+    assert video.read_frames(folder, everything).pixels.shape == (1, 1, 60000, 3)
+    with pytest.raises(VideoError, match="invalid_data: 60000 x 1 pixels are too narrow"):
+        video.read_frames(folder, everything, size=224)
+
+
+def test_images_are_scaled_and_cropped_as_frames_are():
+    """The same numbers by `frames` for tensors and here for images."""
+    generator = np.random.default_rng(0)
+    for _ in range(20_000):
+        width, height = (int(side) for side in generator.integers(1, 4000, 2))
+        size = int(generator.choice([1, 7, 32, 224, 336]))
+        tall, wide, top, left = frames._geometry(height, width, size)
+        assert _images.geometry(width, height, size) == (wide, tall, left, top)
+
+
+def test_calling_off_ends_the_reading_of_images(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    path = animation(tmp_path / "a.gif", [100] * 3)
+    with pytest.raises(CancelledError):
+        video.read_frames(path, everything, stop=stop)
 
 
 def test_folders_without_images(tmp_path):
@@ -161,10 +241,10 @@ def test_written_frames_come_back(tmp_path):
 
 
 def test_writing_fails_cleanly(tmp_path):
-    frames = coded(range(2))
+    images = coded(range(2))
     with pytest.raises(TtvrError, match="cannot write"):
-        video.write(tmp_path / "absent" / "a.mp4", frames, fps=25)
-    for wrong in (frames[:, :47], frames.astype(np.float32), frames[0], frames[:0]):
+        video.write(tmp_path / "absent" / "a.mp4", images, fps=25)
+    for wrong in (images[:, :47], images.astype(np.float32), images[0], images[:0]):
         with pytest.raises(ValueError, match="must be"):
             video.write(tmp_path / "a.mp4", wrong, fps=25)
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,9 @@ from torch import Tensor
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+# Pixels that Pillow may scale a frame to; beyond, 1300 times as long as wide at 224, only the crop
+# is computed, which is slower for the usual shapes and takes no more memory for the others.
+_SCALED_LIMIT = 1 << 26
 _PRECISION = (
     22  # bits of Pillow's fixed-point filter weights: 32 less 8 of a pixel, less 2 to spare
 )
@@ -94,6 +97,8 @@ def preprocess(frames: np.ndarray | Tensor, size: int) -> Tensor:
     """
     _, height, width, _ = frames.shape
     tall, wide, top, left = _geometry(height, width, size)
+    if tall * wide > _SCALED_LIMIT:
+        return resize_on_device(torch.as_tensor(frames), size)
     box = (left, top, left + size, top + size)
     resized = [
         np.asarray(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ IMAGE_SUFFIXES = frozenset(
 FOLDER_STEP = 1.0  # seconds that an image of a folder is shown
 DEFAULT_STEP = 0.1  # seconds of an animation's frame that gives none, as browsers show it
 _HEAD_SIZE = 21  # bytes that tell an animated WebP from a still one
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+SCALED_LIMIT = 1 << 26  # pixels of a scaled image: 1300 times as long as wide at 224
 
 
 def is_animation(path: Path) -> bool:
@@ -51,8 +53,7 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         VideoError: it holds no readable image.
     """
-    times, info = _timeline(path, Deadline.after(float("inf")))
-    return info._replace(frames=len(times))
+    return _timeline(path, Deadline.after(float("inf")))[1]
 
 
 def read(path: Path, choice: Choice, *, size: int | None, deadline: Deadline) -> Frames:
@@ -60,26 +61,38 @@ def read(path: Path, choice: Choice, *, size: int | None, deadline: Deadline) ->
 
     Raises:
         VideoError: an image cannot be read, the choice is empty, or time is up.
+        CancelledError: the deadline's `stop` was set.
     """
-    times, info = _timeline(path, deadline)
-    chosen = choice.frames(times, info.duration)
+    times, info, status = _timeline(path, deadline)
+    chosen = choice.frames(times, status.decoded_s)
     images = []
     for image in _open(path, chosen.tolist()):
         _check(deadline)
         images.append(np.asarray(fit(image, size)))
-    status = Status("ok", info.duration, info.duration, 0)
     return Frames(stack(images), times[chosen].astype(np.float32), status, info)
 
 
 def fit(image: Image.Image, size: int | None) -> Image.Image:
-    """An image as it is, or with the short side scaled to `size` (bicubic) and cropped square."""
+    """An image as it is, or with the short side scaled to `size` (bicubic) and cropped square.
+
+    Raises:
+        VideoError: it is so narrow that it would be scaled to more than SCALED_LIMIT pixels.
+    """
     if size is None:
         return image
-    width, height = image.size
-    short = min(width, height)
-    image = image.resize((size * width // short, size * height // short), Image.Resampling.BICUBIC)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    wide, tall, left, top = geometry(*image.size, size)
+    if wide * tall > SCALED_LIMIT:
+        detail = f"{image.width} x {image.height} pixels are too narrow to be scaled to {size}"
+        raise VideoError("invalid_data", detail)
+    image = image.resize((wide, tall), Image.Resampling.BICUBIC)
     return image.crop((left, top, left + size, top + size))
+
+
+def geometry(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Width and height after scaling, left and top of the crop."""
+    short = min(width, height)
+    wide, tall = size * width // short, size * height // short
+    return wide, tall, round((wide - size) / 2), round((tall - size) / 2)
 
 
 def stack(images: list[np.ndarray]) -> np.ndarray:
@@ -94,62 +107,90 @@ def stack(images: list[np.ndarray]) -> np.ndarray:
     return np.stack(same)
 
 
-def _timeline(path: Path, deadline: Deadline) -> tuple[np.ndarray, VideoInfo]:
-    """Times [n] float64 of all frames from the first, and the facts."""
+def _timeline(path: Path, deadline: Deadline) -> tuple[np.ndarray, VideoInfo, Status]:
+    """Times [n] float64 of all readable frames from the first, the facts, and the state."""
+    is_cut = False
     if path.is_dir():
         images = list_images(path)
         if not images:
             raise VideoError("no_video_stream", f"the folder {path.name} holds no image")
-        times = np.arange(len(images)) * FOLDER_STEP
-        duration = len(images) * FOLDER_STEP
+        steps = [FOLDER_STEP] * len(images)
     else:
-        steps = []
-        for image in _open(path, None):
-            _check(deadline)
-            steps.append(image.info.get("duration", 0) / 1000 or DEFAULT_STEP)
-        times = np.cumsum([0.0, *steps[:-1]])
-        duration = float(sum(steps))
+        steps, is_cut = _steps(path, deadline)
+    times = np.cumsum([0.0, *steps[:-1]])
+    seconds = float(sum(steps))
     first = next(_open(path, [0]))
     codec = "images" if path.is_dir() else path.suffix[1:].lower()
-    frames = len(times)
-    return times, VideoInfo(
-        first.width, first.height, frames / duration, duration, frames, codec, 0, 0.0
+    promised = (None, None) if is_cut else (seconds, len(steps))
+    info = VideoInfo(
+        first.width, first.height, len(steps) / seconds, *promised, codec, rotation=0, start=0.0
     )
+    state = Status("partial" if is_cut else "ok", promised[0], seconds, int(is_cut))
+    return times, info, state
 
 
-def _open(path: Path, chosen: list[int] | None) -> Iterator[Image.Image]:
-    """The chosen images (None: all), upright and RGB, one after the other.
+def _steps(path: Path, deadline: Deadline) -> tuple[list[float], bool]:
+    """Seconds of each frame of an animation up to one that cannot be read; if there is one."""
+    steps: list[float] = []
+    try:
+        with _reading(path), Image.open(path) as image:
+            while _is_at(image, len(steps)):
+                _check(deadline)
+                image.load()
+                steps.append(image.info.get("duration", 0) / 1000 or DEFAULT_STEP)
+    except VideoError as error:
+        if error.code != "invalid_data" or not steps:
+            raise
+        return steps, True
+    return steps, False
 
-    Frames of an animation keep their `info`, so that its durations can be read from them.
-    """
+
+def _is_at(image: Image.Image, index: int) -> bool:
+    """Move on to a frame; False if there are no more."""
+    try:
+        image.seek(index)
+    except EOFError:
+        return False
+    return True
+
+
+def _open(path: Path, chosen: list[int]) -> Iterator[Image.Image]:
+    """The chosen images, upright and RGB, one after the other."""
     if path.is_dir():
         images = list_images(path)
-        for index in range(len(images)) if chosen is None else chosen:
+        for index in chosen:
             yield from _frames(images[index], [0])
     else:
         yield from _frames(path, chosen)
 
 
-def _frames(path: Path, chosen: list[int] | None) -> Iterator[Image.Image]:
+def _frames(path: Path, chosen: list[int]) -> Iterator[Image.Image]:
+    with _reading(path), Image.open(path) as image:
+        for index in chosen:
+            image.seek(index)
+            # A copy: the file's own image changes when it moves on.
+            yield ImageOps.exif_transpose(image).convert("RGB")
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Make of whatever Pillow raises a VideoError: on damaged files it is all kinds of things."""
     try:
-        with Image.open(path) as image:
-            total = getattr(image, "n_frames", 1)
-            for index in range(total) if chosen is None else chosen:
-                image.seek(index)
-                image.load()
-                # A copy: the file's own image changes when it moves on.
-                frame = ImageOps.exif_transpose(image).convert("RGB")
-                frame.info["duration"] = image.info.get("duration", 0)
-                yield frame
+        yield
+    except (VideoError, CancelledError):
+        raise
     except UnidentifiedImageError:
         raise VideoError("invalid_data", f"{path.name} is no image that Pillow knows") from None
-    except _UNREADABLE as error:
-        raise VideoError("invalid_data", f"{path.name}: {error}") from None
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise VideoError("invalid_data", f"{path.name}: {said}") from None
 
 
 def _check(deadline: Deadline) -> None:
-    if deadline.left() == 0:
-        raise VideoError("timeout", f"no end after {deadline.limit:g} s")
+    try:
+        deadline.check()
+    except TimeoutError:
+        raise VideoError("timeout", f"no end after {deadline.limit:g} s") from None
 
 
 def _head(path: Path) -> bytes:
