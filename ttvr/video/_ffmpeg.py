@@ -13,19 +13,23 @@ from pathlib import Path
 from ttvr.errors import RequirementError
 
 VARIABLE = "TTVR_FFMPEG"
-MISSING = (
-    f"cannot find ffmpeg (looked at ${VARIABLE}, PATH, imageio-ffmpeg). "
-    "Fix: apt install ffmpeg | brew install ffmpeg | pip install 'ttvr[ffmpeg]'"
-)
+_FIX = "Fix: apt install ffmpeg | brew install ffmpeg | pip install 'ttvr[ffmpeg]'"
+MISSING = f"cannot find ffmpeg (looked at ${VARIABLE}, PATH, imageio-ffmpeg). {_FIX}"
 START_LIMIT = 20.0  # seconds within which a usable ffmpeg answers -version
+OLDEST = 5  # its log lines are those that are read; what is older writes others
+CLEARLY = 0.5  # part of the start-up time of PATH's within which another one is preferred
 NEW_SYNC = (5, 1)  # -fps_mode came with 5.1; -vsync, its predecessor, was removed later
 
 
 def find_ffmpeg() -> Path:
-    """The ffmpeg to use: $TTVR_FFMPEG, else of PATH and imageio-ffmpeg the one that starts faster.
+    """The ffmpeg to use: $TTVR_FFMPEG, else that of PATH, else the one of imageio-ffmpeg.
+
+    The latter comes first where it starts in half the time: a video costs some starts. It takes
+    that much, for a run that is resumed must decode with what it began with.
 
     Raises:
-        RequirementError: there is none, or $TTVR_FFMPEG names something that is not ffmpeg.
+        RequirementError: there is none of version 5 or later, or $TTVR_FFMPEG names something
+            that is not ffmpeg.
     """
     return _find(os.environ.get(VARIABLE, ""), os.environ.get("PATH", ""))
 
@@ -41,8 +45,7 @@ def ffmpeg_version() -> str:
 
 def passthrough() -> dict[str, str]:
     """The output option that keeps every frame and invents none, as this version spells it."""
-    number = re.match(r"n?(\d+)\.(\d+)", ffmpeg_version())
-    is_old = number is not None and (int(number[1]), int(number[2])) < NEW_SYNC
+    is_old = (_number(ffmpeg_version()) or NEW_SYNC) < NEW_SYNC
     return {"vsync": "passthrough"} if is_old else {"fps_mode": "passthrough"}
 
 
@@ -50,20 +53,43 @@ def passthrough() -> dict[str, str]:
 def _find(named: str, path: str) -> Path:
     if named:
         executable = shutil.which(named)
-        if executable is None or _start(executable) is None:
+        answer = None if executable is None else _start(executable)
+        if answer is None:
             raise RequirementError(
                 f"${VARIABLE} is {named}, which is not a working ffmpeg executable. "
                 f"Fix: set {VARIABLE} to one, or unset it"
             )
+        if _is_too_old(answer[0]):
+            raise _too_old(executable, answer[0])
         return Path(executable)
-    started = {}
-    for candidate in (shutil.which("ffmpeg", path=path), _carried()):
-        if candidate is not None and candidate not in started:
-            started[candidate] = _start(candidate)
-    working = {name: answer[1] for name, answer in started.items() if answer is not None}
-    if not working:
+    candidates = (shutil.which("ffmpeg", path=path), _carried())
+    answers = {name: _start(name) for name in candidates if name is not None}
+    working = {name: answer for name, answer in answers.items() if answer is not None}
+    usable = {name: answer[1] for name, answer in working.items() if not _is_too_old(answer[0])}
+    if not usable:
+        if working:
+            name, answer = next(iter(working.items()))
+            raise _too_old(name, answer[0])
         raise RequirementError(MISSING)
-    return Path(min(working, key=working.__getitem__))
+    first, *others = usable
+    return Path(next((name for name in others if usable[name] < CLEARLY * usable[first]), first))
+
+
+def _too_old(executable: str, version: str) -> RequirementError:
+    return RequirementError(
+        f"{executable} is ffmpeg {version}, and {OLDEST}.0 or later is needed. {_FIX}"
+    )
+
+
+def _is_too_old(version: str) -> bool:
+    number = _number(version)
+    return number is not None and number < (OLDEST, 0)
+
+
+def _number(version: str) -> tuple[int, int] | None:
+    """Major and minor number of a version, None of a build that has no number."""
+    found = re.match(r"n?(\d+)\.(\d+)", version)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def _carried() -> str | None:
