@@ -124,6 +124,22 @@ def test_a_programmers_slip_is_not_hidden():
         run(work)
 
 
+def test_a_missing_package_is_one_line(capsys):
+    def work(args):
+        raise ModuleNotFoundError("No module named 'PIL'", name="PIL.Image")
+
+    assert run(work) == 5
+    assert capsys.readouterr().err == (
+        "ttvr-try: the package pillow is not installed. Fix: pip install pillow\n"
+    )
+
+    def slip(args):
+        raise ModuleNotFoundError("No module named 'ttvr.nothing'", name="ttvr.nothing")
+
+    with pytest.raises(ModuleNotFoundError):
+        run(slip)
+
+
 def test_verbose_shows_the_traceback(capsys):
     def work(args):
         raise TtvrError("deep\nwithin")

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ttvr"
 LAYERS = (
     ("records", "errors", "files"),
     (
-        *("plugins", "losses", "clip", "cluster", "video", "frames", "store", "metrics"),
+        *("plugins", "losses", "devices", "clip", "cluster", "video", "frames", "store", "metrics"),
         *("normalize", "distributed", "optim", "recipes", "synthetic"),
     ),
     ("reducers", "heads", "datasets"),

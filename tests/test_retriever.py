@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_state
 
 import ttvr
-from ttvr import retriever
+from ttvr import devices, retriever
 from ttvr.clip.model import build
 from ttvr.errors import IncompatibleError, RequirementError, UsageError
 from ttvr.heads.meanp import MeanP
@@ -88,6 +88,39 @@ def test_what_cannot_be_is_refused(tmp_path, checkpoint):
         ttvr.load(checkpoint)
 
 
+RECIPES = {
+    "options that are a number": ({"head_options": 5}, "head_options"),
+    "options that are text": ({"head_options": ["ab"]}, "head_options"),
+    "options without names": ({"head_options": [(["x"], 1)]}, "head_options"),
+    "options with lists": ({"head_options": [("x", [1])]}, "head_options"),
+    "options nobody knows": ({"head": "meanp", "head_options": [("x", 1)]}, "option x of MeanP"),
+    "settings without names": ({1: 2, "zz": 3}, "'1'"),
+    "a tensor": ({"frames": torch.zeros(3)}, "frames"),
+    "frames that are text": ({"frames": "x"}, "frames"),
+    "frames that are a truth value": ({"frames": True}, "frames"),
+    "a head that is a list": ({"head": ["x"]}, "head"),
+    "a head that is a number": ({"head": 5}, "head"),
+    "a head nobody knows": ({"head": "x"}, "no heads plug-in 'x'"),
+    "a rate that is text": ({"fps": "x"}, "fps"),
+}
+
+
+@pytest.mark.parametrize(("recipe", "match"), RECIPES.values(), ids=RECIPES)
+def test_a_recipe_of_another_kind_is_refused(recipe, match, checkpoint):
+    run = {"format": "ttvr-run/1", "clip": tiny_state(), "head": {}, "activation": "gelu"}
+    torch.save({**run, "recipe": recipe}, checkpoint)
+    with pytest.raises(IncompatibleError, match=match) as caught:
+        ttvr.load(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fps", [None, 2, 2.5])
+def test_a_rate_is_none_or_a_number(fps, checkpoint):
+    run = {"format": "ttvr-run/1", "clip": tiny_state(), "head": {}, "activation": "gelu"}
+    torch.save({**run, "recipe": {"fps": fps, "head_options": []}}, checkpoint)
+    assert ttvr.load(checkpoint).recipe == Recipe(fps=fps)
+
+
 def test_an_unknown_activation_is_said(checkpoint, caplog):
     retriever.load(checkpoint)
     assert "--activation" in caplog.text
@@ -104,7 +137,7 @@ def test_an_unknown_activation_is_said(checkpoint, caplog):
 def test_autocast_is_bf16_where_asked():
     device = torch.device("cpu")
     a = torch.randn(4, 4)
-    with retriever.autocast(device, "bf16"):
+    with devices.autocast(device, "bf16"):
         assert (a @ a).dtype == torch.bfloat16
-    with retriever.autocast(device, "fp32"):
+    with devices.autocast(device, "fp32"):
         assert (a @ a).dtype == torch.float32

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from ttvr import plugins
 from ttvr.clip import weights as checkpoints
 from ttvr.clip.model import CLIP, build
+from ttvr.devices import resolve_device
 from ttvr.errors import IncompatibleError, RequirementError, UsageError
 from ttvr.files import written
 from ttvr.heads._base import Head
@@ -201,6 +201,13 @@ def load_for(
     if weights is None:
         weights, head = made_with["source"], head or made_with["head"]
         activation = activation or made_with["activation"]
+        try:
+            checkpoints.locate(weights)
+        except RequirementError as error:
+            raise RequirementError(
+                f"the weights that made the features, {weights}, are not there any more; pass "
+                f"their new place with -w ({error})"
+            ) from error
     return load(weights, head, made_with["reduce"], activation=activation, device=device)
 
 
@@ -226,59 +233,37 @@ def require_same(
         )
 
 
-def resolve_device(name: str | torch.device) -> torch.device:
-    """The device of that name: auto, cpu, cuda, cuda:i or mps.
-
-    Raises:
-        UsageError: no such name.
-        RequirementError: this machine does not have it.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"no device {name!r}; there are auto, cpu, cuda, cuda:i, mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequirementError(
-            f"{name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise RequirementError("mps: not available on this machine; use --device cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"no device {name!r}; there are auto, cpu, cuda, cuda:i, mps")
-    return device
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The context that runs a model in fp32 (nothing to do), bf16 or fp16."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype=dtype)
-
-
 def _recipe(stored: dict[str, Any], head: str | None) -> Recipe:
-    known = {name: value for name, value in stored.items() if name in Recipe.__dataclass_fields__}
-    if unknown := sorted(set(stored) - set(known)):
+    kinds = {**get_type_hints(Recipe), "head_options": list | tuple, "fps": int | float | None}
+    if unknown := sorted(set(stored) - set(kinds)):
         raise IncompatibleError(f"the checkpoint's recipe has unknown settings {unknown}")
-    if "head_options" in known:
-        known["head_options"] = tuple((name, value) for name, value in known["head_options"])
-    recipe = Recipe(**known)
+    for name, value in stored.items():
+        # A truth value is a number to Python alone.
+        if not isinstance(value, kinds[name]) or isinstance(value, bool):
+            raise IncompatibleError(f"the checkpoint's recipe has a {name} of a wrong kind")
+    pairs = [
+        (*pair,) if isinstance(pair, list) else pair for pair in stored.get("head_options", ())
+    ]
+    if not all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+        raise IncompatibleError("the checkpoint's recipe has head_options that are no pairs")
+    recipe = Recipe(**{**stored, "head_options": tuple(pairs)})
     if head is None or head == recipe.head:
         return recipe
     return Recipe(**{**vars(recipe), "head": head, "head_options": ()})
 
 
 def _head(recipe: Recipe, checkpoint: checkpoints.Checkpoint, clip: CLIP) -> Head:
-    plugin = plugins.load("heads", recipe.head)
-    options = dict(recipe.head_options)
     sizes = {"width": clip.width, "frames": recipe.frames, "words": recipe.words}
-    head = plugins.construct(plugin, options, **sizes)
-    trained = checkpoint.recipe.get("head") == recipe.head
+    stored = checkpoint.recipe
+    trained = bool(stored) and stored.get("head", Recipe.head) == recipe.head
     try:
+        plugin = plugins.load("heads", recipe.head)
+        head = plugins.construct(plugin, dict(recipe.head_options), **sizes)
         head.load_state_dict(checkpoint.head if trained else {})
-    except RuntimeError as error:
+    except (UsageError, RuntimeError) as error:
+        # A head that the user named is wrong use; one that the file names is not.
+        if isinstance(error, UsageError) and not trained:
+            raise
         raise IncompatibleError(
             f"{checkpoint.source} has no fitting weights for the head {recipe.head}: {error}"
         ) from error

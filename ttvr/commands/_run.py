@@ -15,6 +15,16 @@ from ttvr.errors import TtvrError
 
 DONE, FAILED, USAGE, PARTIAL, INCOMPATIBLE, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
+PACKAGES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "ffmpeg": "ffmpeg-python",
+    "ftfy": "ftfy",
+    "regex": "regex",
+}
+"""What ttvr cannot do without: module -> the name it is installed by."""
+
 _EXIT_CODES = (
     "exit codes: 0 all done, 1 failed, 2 wrong use, 3 done but some inputs failed or were partial "
     "(listed), 4 inputs do not belong together, 5 a requirement is missing, 130 interrupted"
@@ -95,6 +105,12 @@ def execute(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _say(made, "interrupted" + made.after_interruption)
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get((error.name or "").partition(".")[0])
+        if package is None:
+            raise
+        _say(made, f"the package {package} is not installed. Fix: pip install {package}")
+        return MISSING
     except (TtvrError, OSError) as error:
         if args.verbose:
             logging.getLogger(__name__).error("", exc_info=error)

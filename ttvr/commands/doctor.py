@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 from ttvr import __version__
 from ttvr.commands import _options
-from ttvr.commands._run import DONE, MISSING, execute, parser
+from ttvr.commands._run import DONE, MISSING, PACKAGES, execute, parser
 from ttvr.errors import RequirementError, TtvrError
 
-CORE = ("torch", "numpy", "pillow", "ffmpeg-python", "ftfy", "regex")
 EXTRAS = {
     "imageio-ffmpeg": "ffmpeg",
     "safetensors": "safetensors",
@@ -78,7 +77,7 @@ def _packages() -> list[Finding]:
         Finding("ttvr", "ok", __version__),
         Finding("python", "ok", f"{python}, {platform.system()} {platform.machine()}"),
     ]
-    for name in CORE:
+    for name in PACKAGES.values():
         found.append(_package(name, "missing", f"pip install {name}"))
     for name, extra in EXTRAS.items():
         found.append(_package(name, "absent", f"pip install 'ttvr[{extra}]'"))

@@ -83,7 +83,6 @@ def _run(args: argparse.Namespace) -> int:
     queries = [Query(None, text) for text in args.query] if source is None else read_queries(source)
     if blank := [number for number, query in enumerate(queries) if not query.text.strip()]:
         raise UsageError(f"query {blank[0]} is blank")
-    from ttvr.retriever import resolve_device
     from ttvr.search import open_model, search
     from ttvr.store import Features
 
@@ -92,7 +91,7 @@ def _run(args: argparse.Namespace) -> int:
         features,
         weights=args.weights,
         activation=args.activation,
-        device=resolve_device(args.device),
+        device=args.device,
     )
     found = search(
         retriever,

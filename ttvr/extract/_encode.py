@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ttvr import frames as framing
+from ttvr.devices import autocast
 from ttvr.errors import TtvrError
 from ttvr.extract._decode import Decoded
 from ttvr.extract._options import Options
 from ttvr.records import VideoFeatures
-from ttvr.retriever import Retriever, autocast
+from ttvr.retriever import Retriever
 
 
 class Encoder:
