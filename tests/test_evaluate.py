@@ -253,8 +253,12 @@ def test_models_that_do_not_belong_are_refused(home, model, tmp_path):
     texts = Features.open(tmp_path / "texts")
     with pytest.raises(IncompatibleError, match=f"clip.pt.*{mine}.*texts with .*{theirs}"):
         evaluate.evaluate(features, evaluate.stored_pairs(texts), texts=texts)
-    with pytest.raises(IncompatibleError, match="tfeats holds texts"):
+    with pytest.raises(IncompatibleError, match="tfeats holds texts, expected videos"):
         evaluate.evaluate(Features.open(home / "tfeats"), pairs)
+    with pytest.raises(IncompatibleError, match="feats holds videos, expected texts"):
+        evaluate.evaluate(features, pairs, texts=features)
+    with pytest.raises(IncompatibleError, match="feats holds videos, expected texts"):
+        evaluate.stored_pairs(features)
 
 
 def test_text_features_without_pairs(home, model, tmp_path):
@@ -321,6 +325,25 @@ def test_command_gives_full_precision_as_json(home, capsys, tmp_path):
     assert {name: found[name] for name in expected} == expected
     assert found["protocol"]["selection"] is None
     assert [path.name for path in tmp_path.iterdir()] == ["sims.npy"]
+
+
+def test_command_checks_where_to_save_before_it_works(home, capsys, tmp_path, monkeypatch):
+    truth = (home / "feats", "--gt", home / "pairs.tsv", "--save")
+    kept = tmp_path / "kept.npy"
+    kept.write_bytes(b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", None)
+        for target, message in (
+            (tmp_path / "none" / "x.npy", "no folder"),
+            (tmp_path, "is a folder"),
+            (kept, "is there already; pass --overwrite"),
+        ):
+            code, out, err = run(capsys, *truth, target)
+            assert (code, out) == (2, "")
+            assert message in err
+    assert kept.read_bytes() == b"mine"
+    assert run(capsys, *truth, kept, "--overwrite")[0] == 0
+    assert np.load(kept).shape == (5, 5)
 
 
 def test_command_policies(home, capsys):

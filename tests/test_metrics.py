@@ -266,3 +266,12 @@ def test_golden_centerclip(shared):
     near(metrics.summary(golden["sim_nan"], square, compat="clip4clip")["v2t"], "v2t_nan_official")
     with pytest.raises(TtvrError, match="nan"):
         metrics.summary(golden["sim_nan"], square)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float16])
+def test_scores_of_any_real_dtype(dtype):
+    sims = np.array([[3, 1, 7], [0, 2, 5], [2, 2, 1]])
+    owner = [0, 1, 0]  # nobody describes the last video
+    found = metrics.summary(sims.astype(dtype), owner)
+    assert found == metrics.summary(sims.astype(np.float64), owner)

@@ -116,6 +116,15 @@ def test_equal_videos_come_in_the_order_of_rows(home, model, tmp_path):
     assert len({hit.score for hit in hits.hits}) == 1
 
 
+def test_the_gain_of_a_head_is_in_the_scores(home, model, monkeypatch):
+    features = Features.open(home / "feats")
+    plain = list(search.search(model, features, QUERIES))
+    monkeypatch.setattr(model.head, "vector_gain", 2.0)
+    for hits, once in zip(search.search(model, features, QUERIES), plain, strict=True):
+        assert [hit.score for hit in hits.hits] == [2 * hit.score for hit in once.hits]
+        assert [hit.id for hit in hits.hits] == [hit.id for hit in once.hits]
+
+
 def test_no_time_without_frames(home, model, tmp_path):
     write_features(tmp_path / "feats", model, without=("frames",))
     (hits,) = ttvr.rank(["a dog"], tmp_path / "feats", 3)

@@ -48,8 +48,8 @@ class _Problem(NamedTuple):
         return self.sims[np.arange(len(self.owner)), self.owner]
 
     def best(self) -> np.ndarray:
-        """[Nv], each video's best score with a caption of its own; NaN for uncaptioned ones."""
-        best = np.full(self.sims.shape[1], np.nan, self.sims.dtype)
+        """[Nv], each video's best score with a caption of its own; uncaptioned ones are unread."""
+        best = np.zeros(self.sims.shape[1], self.sims.dtype)
         best[self.videos] = np.fmax.reduceat(self.right()[self.order], self.starts)
         return best
 

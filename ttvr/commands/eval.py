@@ -8,11 +8,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
+from ttvr.commands._target import new_file
 from ttvr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="captions of more tokens than the model or its head takes",
     )
     output = made.add_argument_group("output")
-    _options.add(output, "json")
+    _options.add(output, "json", "overwrite")
     output.add_argument("--save", metavar="FILE", help="write the scores, .npy [captions, videos]")
     made.set_defaults(weights=None)
     return made
@@ -89,6 +89,7 @@ def _add_truth(group: argparse._ArgumentGroup) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.gt is None and args.text_features is None:
         raise UsageError("no ground truth: pass --gt pairs.tsv, or --text-features with a gt.tsv")
+    save = new_file(args.save, overwrite=args.overwrite) if args.save else None
     from ttvr import evaluate
     from ttvr.retriever import load_for
     from ttvr.search import encode_texts
@@ -128,8 +129,8 @@ def _run(args: argparse.Namespace) -> int:
         log.warning("%s: %s", video, reason)
     if cut := result.protocol["truncated"]:
         log.warning("%d of %d captions were cut to the model's length", cut, len(result.sims))
-    if args.save:
-        evaluate.save_scores(result.sims, Path(args.save))
+    if save:
+        evaluate.save_scores(result.sims, save)
     sys.stdout.write(_as_json(result) if args.json else _as_text(result))
     return PARTIAL if result.absent and args.missing == "skip" else DONE
 

@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ttvr import metrics
-from ttvr.errors import IncompatibleError, TtvrError
-from ttvr.evaluate._pairs import Pairs, absent_videos, read_pairs, refusal, stored_pairs
+from ttvr.errors import TtvrError
+from ttvr.evaluate._pairs import (
+    Pairs,
+    absent_videos,
+    read_pairs,
+    refusal,
+    require_kind,
+    stored_pairs,
+)
 from ttvr.evaluate._scores import Encode, count_long, needs_model, scores
 from ttvr.files import written
 from ttvr.retriever import Retriever
@@ -83,8 +90,9 @@ def evaluate(
         UsageError: a caption is too long, and that is an error.
         TtvrError: missing videos, a score that is not finite, nothing to measure.
     """
-    if features.kind != "video":
-        raise IncompatibleError(f"{features.path} holds texts; the first folder is that of videos")
+    require_kind(features, "video")
+    if texts is not None:
+        require_kind(texts, "text")
     rows = {video: row for row, video in enumerate(features.ids)}
     absent = absent_videos(features, pairs, rows)
     if absent and missing == "error":

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from ttvr.errors import TtvrError
+from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.store import Features, attempts
 
 _GT = "gt.tsv"
@@ -66,14 +66,29 @@ def stored_pairs(texts: Features) -> Pairs:
     """The ground truth that a text folder carries, `gt.tsv`.
 
     Raises:
+        IncompatibleError: it is no text folder.
         TtvrError: it carries none, or a damaged one.
     """
+    require_kind(texts, "text")
     if not texts.gt:
         raise TtvrError(f"{texts.path} has no {_GT}: pass --gt pairs.tsv (`caption<TAB>video id`)")
     path = texts.path / _GT
     captions = tuple(texts.texts[row] for row, _ in texts.gt)
     videos = tuple(unicodedata.normalize("NFC", video) for _, video in texts.gt)
     return Pairs(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), captions, videos)
+
+
+def require_kind(features: Features, kind: str) -> None:
+    """Refuse a folder of videos where texts are due, and one of texts where videos are.
+
+    Raises:
+        IncompatibleError: it is the other one.
+    """
+    if features.kind != kind:
+        raise IncompatibleError(
+            f"{features.path} holds {features.kind}s, expected {kind}s: the first folder is that "
+            "of videos, --text-features that of texts (`ttvr-extract --text`)"
+        )
 
 
 def absent_videos(features: Features, pairs: Pairs, rows: dict[str, int]) -> dict[str, str]:
