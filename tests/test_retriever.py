@@ -92,7 +92,7 @@ RECIPES = {
     "options that are a number": ({"head_options": 5}, "head_options"),
     "options that are text": ({"head_options": ["ab"]}, "head_options"),
     "options without names": ({"head_options": [(["x"], 1)]}, "head_options"),
-    "options with lists": ({"head_options": [("x", [1])]}, "head_options"),
+    "options with lists": ({"head_options": [("x", [1])]}, "option x of MeanP"),
     "options nobody knows": ({"head": "meanp", "head_options": [("x", 1)]}, "option x of MeanP"),
     "settings without names": ({1: 2, "zz": 3}, "'1'"),
     "a tensor": ({"frames": torch.zeros(3)}, "frames"),

@@ -16,7 +16,7 @@ import torch
 from clip_files import rewrite
 from safetensors.torch import save_file
 
-from ttvr.clip import _pickle, weights
+from ttvr.clip import _archive, _pickle, weights
 from ttvr.errors import TtvrError
 
 STATE = clip_files.state()
@@ -204,6 +204,19 @@ def test_pickle_machine_agrees_with_pickle_on_data():
     pickled = pickle.dumps(tree, protocol=2)
     assert _pickle.run(pickled, None) == tree
     assert _pickle.run(pickletools.optimize(pickled), None) == tree
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a\nb" * 1000), RecursionError(), MemoryError()])
+def test_whatever_reading_raises_is_one_line(error, archive, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    path = tmp_path / "r.pt"
+    path.write_bytes(archive.read_bytes())
+    monkeypatch.setattr(_archive, "records", fail)
+    refuse(path, rf"damaged, or no checkpoint \('?{type(error).__name__}: ")
+    with pytest.raises(TtvrError, match=r"r\.pt: damaged"):
+        weights.verify(path)
 
 
 def test_noise_in_a_pickle_is_one_kind_of_error(archive):

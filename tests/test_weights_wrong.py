@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections import OrderedDict
 
 import clip_files
 import numpy as np
@@ -64,6 +65,22 @@ WRONG = {
     "other format": ({**STATE, "format": "theirs/2"}, "'theirs/2'; this ttvr reads 'ttvr-run/1'"),
     "run without clip": ({"format": "ttvr-run/1", "head": {}}, "a ttvr run without 'clip'"),
     "run of nonsense": ({"format": "ttvr-run/1", "clip": STATE, "head": 3}, "'head' is no dict"),
+    "a setting that is a tensor": (
+        {"format": "ttvr-run/1", "clip": STATE, "recipe": {"frames": torch.zeros(3)}},
+        "the setting 'frames' of its recipe",
+    ),
+    "a setting that is a dictionary": (
+        {"format": "ttvr-run/1", "clip": STATE, "recipe": {"head_options": [("a", {})]}},
+        "the setting 'head_options' of its recipe",
+    ),
+    "a setting that is a number": (
+        {"format": "ttvr-run/1", "clip": STATE, "recipe": {1: 2, "zz": 3}},
+        "the setting '1' of its recipe",
+    ),
+    "an activation that is a tensor": (
+        {"format": "ttvr-run/1", "clip": STATE, "activation": torch.zeros(2)},
+        "is none of quick_gelu, gelu",
+    ),
     "odd activation": (
         {"format": "ttvr-run/1", "clip": STATE, "activation": "relu"},
         "activation 'relu' is none of quick_gelu, gelu",
@@ -75,6 +92,40 @@ WRONG = {
 def test_wrong_state(content, match, tmp_path):
     torch.save(content, tmp_path / "wrong.pt")
     refuse(tmp_path / "wrong.pt", match)
+
+
+LABELS = {
+    "tensor": (torch.zeros(2), None),
+    "tensor for ttvr": ({"ttvr": torch.zeros(2)}, None),
+    "note": ({"ttvr": {"note": torch.zeros(2)}}, "its label is damaged"),
+    "activation": ({"ttvr": {"activation": ["a"]}}, "is none of quick_gelu, gelu"),
+}
+
+
+@pytest.mark.parametrize(("metadata", "match"), LABELS.values(), ids=LABELS)
+def test_odd_labels_of_a_state_dict(metadata, match, tmp_path):
+    state = OrderedDict(STATE)
+    state._metadata = metadata
+    torch.save(state, tmp_path / "m.pt")
+    if match is None:
+        assert weights.read(tmp_path / "m.pt").note == ""
+    else:
+        refuse(tmp_path / "m.pt", match)
+
+
+def test_a_note_is_one_line_that_is_not_long(tmp_path):
+    path = weights.save(STATE, tmp_path / "n.npz", note="two\nlines" * 1000)
+    note = weights.read(path).note
+    assert note.startswith("'two\\nlines")
+    assert len(note) < 200
+
+
+def test_a_recipe_that_is_nested_deeply(tmp_path):
+    deep = []
+    for _ in range(400):
+        deep = [deep]
+    torch.save({"format": "ttvr-run/1", "clip": STATE, "recipe": {"a": deep}}, tmp_path / "d.pt")
+    assert weights.read(tmp_path / "d.pt").recipe == {"a": deep}
 
 
 def test_finite_weights_whose_sum_is_infinite_load(tmp_path):
@@ -117,6 +168,16 @@ def test_hugging_face_with_parts_missing_or_odd(tmp_path):
         ({"visual.proj": np.zeros((64, 32), np.int8)}, "visual.proj is of dtype int8"),
         ({"visual.proj": np.array([{"a": 1}], dtype=object)}, "visual.proj.npy is damaged"),
         ({"visual.proj": np.array(["a"])}, "visual.proj is of dtype <U1"),
+        (
+            {"logit_scale": np.longdouble(2)},
+            "logit_scale is of dtype float(128|64), not float16 or",
+        ),
+        ({"logit_scale": np.array(2, ">f4")}, "logit_scale is of dtype >f4, not float16 or"),
+        ({"logit_scale": np.float64(2)}, "logit_scale is of dtype float64, not float16 or"),
+        ({"token_embedding.rows": np.zeros((27, 64), ">f2")}, "rows is of dtype >f2, not float16"),
+        ({"token_embedding.rows": np.zeros((27, 64), "f8")}, "rows is of dtype float64, not flo"),
+        ({"logit_scale": np.zeros(2, [("f" * 5000, "f4")])}, "logit_scale is of dtype"),
+        ({"vocab_size": np.int64((1 << 18) + 1)}, "refused: a token table of 262145"),
         ({"activation": np.str_("relu")}, "activation 'relu'"),
     ],
 )

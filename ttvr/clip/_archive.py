@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ttvr.clip import _pickle
 from ttvr.clip._layouts import shown
-from ttvr.clip.catalog import LABEL_RECORD
+from ttvr.clip.catalog import LABEL_RECORD, ZIP_METHODS
 from ttvr.errors import TtvrError
 
 PICKLE_BYTES = 4 << 20
+_PICKLE = "/data.pkl"
 _LOCAL_HEADER = 30
 _CHUNK = 1 << 20
 _OBJECTS = 200_000
@@ -62,6 +63,11 @@ def records(path: Path) -> dict[str, zipfile.ZipInfo]:
             )
         if record.filename in found:
             raise TtvrError(f"{path}: refused: two records named {shown(record.filename)!r}")
+        if record.compress_type not in ZIP_METHODS:
+            raise TtvrError(
+                f"{path}: refused: record {shown(record.filename)!r} is compressed by a method "
+                "that neither torch nor numpy uses"
+            )
         is_plain = record.compress_type == zipfile.ZIP_STORED
         if (
             record.header_offset + record.compress_size > available
@@ -74,6 +80,11 @@ def records(path: Path) -> dict[str, zipfile.ZipInfo]:
             )
         found[record.filename] = record
     return found
+
+
+def root(found: dict[str, zipfile.ZipInfo]) -> str | None:
+    """The folder of the records in a file of torch's; None where it is no such file."""
+    return next((name[: -len(_PICKLE)] for name in found if name.endswith(_PICKLE)), None)
 
 
 def small(path: Path, record: zipfile.ZipInfo) -> bytes:
@@ -122,18 +133,11 @@ def read(path: Path, found: dict[str, zipfile.ZipInfo]) -> tuple[dict[str, Tenso
         into archives of its own (empty in others).
 
     Raises:
-        TtvrError: damaged, or asks for more than data; the message names the file.
+        TtvrError: damaged, or asks for more than data.
     """
     reader = _Reader(path, found)
-    try:
-        root = _pickle.run(small(path, found[f"{reader.root}/data.pkl"]), reader.tensor)
-    except TtvrError as error:
-        raise (
-            error if str(error).startswith(str(path)) else TtvrError(f"{path}: {error}")
-        ) from error
-    tensors: dict[str, Tensor] = {}
-    _collect(path, root, tensors)
-    return tensors, reader.label()
+    module = _pickle.run(small(path, found[f"{reader.root}{_PICKLE}"]), reader.tensor)
+    return _collect(module), reader.label()
 
 
 class _Reader:
@@ -141,7 +145,7 @@ class _Reader:
 
     def __init__(self, path: Path, found: dict[str, zipfile.ZipInfo]) -> None:
         self._path, self._found = path, found
-        self.root = next(name for name in found if name.endswith("/data.pkl")).split("/")[0]
+        self.root = root(found)
         order = found.get(f"{self.root}/byteorder")
         if order is not None and small(path, order).decode("latin-1") != sys.byteorder:
             raise TtvrError(f"{path}: written on a machine with another byte order")
@@ -157,7 +161,7 @@ class _Reader:
             return {}
         try:
             label = json.loads(small(self._path, record))
-        except ValueError:
+        except (ValueError, RecursionError):
             label = None
         if not isinstance(label, dict):
             raise TtvrError(f"{self._path}: its label is damaged")
@@ -165,12 +169,19 @@ class _Reader:
 
     def tensor(self, storage: _pickle.Storage, offset: Any, size: Any, stride: Any) -> Tensor:
         """A view of a storage, refused where it would reach beyond it."""
+        if max(len(size), len(stride)) > _MAX_DIMENSIONS:
+            raise TtvrError(
+                f"refused: a tensor of sizes in {len(size)}, strides in {len(stride)} dimensions"
+            )
         numbers = (offset, *size, *stride)
         if any(type(number) is not int for number in numbers):
             raise TtvrError("damaged: a tensor whose sizes are no numbers")
         inside = all(0 <= number < _BEYOND_ANY_SIZE for number in numbers)
-        if not inside or len(size) != len(stride) or len(size) > _MAX_DIMENSIONS:
-            raise TtvrError(f"refused: a tensor of size {size}, stride {stride}, offset {offset}")
+        # A size of zero makes no other size a good one: torch multiplies them all.
+        extent = prod(max(number, 1) for number in size)
+        if not inside or len(size) != len(stride) or extent >= _BEYOND_ANY_SIZE:
+            what = shown(f"size {size}, stride {stride}, offset {offset}")
+            raise TtvrError(f"refused: a tensor of {what}")
         flat = self._storage(storage)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         elements = prod(size)
@@ -198,7 +209,7 @@ class _Reader:
         if storage.count < 0 or storage.count * dtype.itemsize > record.file_size:
             raise TtvrError(
                 f"damaged: record {shown(name)!r} has {record.file_size} bytes, "
-                f"{storage.count} x {dtype.itemsize} are needed"
+                f"{shown(storage.count)} x {dtype.itemsize} are needed"
             )
         if storage.count == 0:
             return torch.empty(0, dtype=dtype)
@@ -219,21 +230,23 @@ class _Reader:
         return start
 
 
-def _collect(path: Path, root: Any, tensors: dict[str, Tensor]) -> None:
+def _collect(module: Any) -> dict[str, Tensor]:
     """All tensors below an object, named by the attributes that lead to them."""
-    pending: list[tuple[str, Any]] = [("", root)]
+    tensors: dict[str, Tensor] = {}
+    pending: list[tuple[str, Any]] = [("", module)]
     objects = 0
     while pending:
         name, value = pending.pop()
+        # An object may hold itself, or be held so often that the walk would never end.
+        if objects > _OBJECTS or len(name) > _NAME_LENGTH:
+            raise TtvrError("refused: its objects are nested beyond all reason")
         if isinstance(value, Tensor):
             tensors[name] = value
             continue
         inner = value.state if isinstance(value, _pickle.Record) else value
         if not isinstance(inner, dict):
             continue
-        # An object may hold itself, or be held so often that the walk would never end.
         objects += len(inner)
-        if objects > _OBJECTS or len(name) > _NAME_LENGTH:
-            raise TtvrError(f"{path}: refused: its objects are nested beyond all reason")
         prefix = f"{name}." if name else ""
         pending.extend((f"{prefix}{key}", part) for key, part in inner.items())
+    return tensors

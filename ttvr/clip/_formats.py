@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ttvr.clip import _archive
 from ttvr.clip._layouts import shown
-from ttvr.errors import RequirementError, TtvrError
+from ttvr.errors import IncompatibleError, RequirementError, TtvrError
 
 RUN_FORMAT = "ttvr-run/1"
 NPZ_FORMAT = "ttvr-npz/1"
@@ -26,9 +26,12 @@ LABEL = "ttvr"
 _HEAD_BYTES = 512
 _WRAPPERS = ("state_dict", "model")
 _TABLE = "token_embedding.weight"
-_TABLE_ELEMENTS = 1 << 27
+_VOCABULARY = 1 << 18
 _NPZ_HEADER_BYTES = 10_000
 _NPZ_ROOM, _NPZ_RATIO = 64 << 20, 32
+_NPZ_FLOATS = (np.float16, np.float32)
+_NPZ_INTEGERS = ("token_rows", "vocab_size")
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class Raw(NamedTuple):
@@ -84,8 +87,9 @@ def _guess(head: bytes) -> str:
 
 def _read_zip(path: Path) -> Raw:
     found = _archive.records(path)
-    if any(name.endswith("/data.pkl") for name in found):
-        if any(name.endswith("/constants.pkl") for name in found):
+    root = _archive.root(found)
+    if root is not None:
+        if f"{root}/constants.pkl" in found:
             tensors, label = _archive.read(path, found)
             return Raw(tensors, "TorchScript archive", label, is_mapped=True)
         packed = [record for record in found.values() if record.file_size != record.compress_size]
@@ -117,15 +121,21 @@ def _read_pickle(path: Path) -> Raw:
         raise TtvrError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     if "format" in content:
         return _from_run(path, content)
-    label = getattr(content, "_metadata", None) or {}
+    label = _own(content)
     for _ in _WRAPPERS * 2:
         inner = next((content[w] for w in _WRAPPERS if isinstance(content.get(w), dict)), None)
         if inner is None:
             break
         content = inner
-        label = getattr(content, "_metadata", None) or label
-    own = label.get(LABEL) if isinstance(label, dict) else None
-    return Raw(_tensors(path, content), "state dict", own if isinstance(own, dict) else {})
+        label = _own(content) or label
+    return Raw(_tensors(path, content), "state dict", label)
+
+
+def _own(content: dict[Any, Any]) -> dict[str, Any]:
+    """What ttvr wrote beside the versions that torch keeps in a state dict."""
+    metadata = getattr(content, "_metadata", None)
+    label = metadata.get(LABEL) if isinstance(metadata, dict) else None
+    return label if isinstance(label, dict) else {}
 
 
 def _why_not(error: Exception) -> str:
@@ -167,11 +177,22 @@ def _from_run(path: Path, content: dict[Any, Any]) -> Raw:
     for part in ("head", "reducers"):
         if parts[part]:
             parts[part] = _tensors(path, parts[part])
+    for key, value in parts["recipe"].items():
+        if not isinstance(key, str) or not _is_plain(value):
+            raise IncompatibleError(
+                f"{path}: the setting {shown(key)!r} of its recipe is no name with a plain value"
+            )
     clip = content.get("clip")
     if not isinstance(clip, dict):
         raise TtvrError(f"{path}: a ttvr run without 'clip'")
     label = {"activation": content.get("activation")}
     return Raw(_tensors(path, clip), "ttvr run", label, run=parts)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
 
 
 def _read_safetensors(path: Path, head: bytes, size: int) -> Raw:
@@ -214,10 +235,11 @@ def _read_npz(path: Path, found: dict[str, zipfile.ZipInfo]) -> Raw:
     if version != NPZ_FORMAT:
         raise TtvrError(f"{path}: format {shown(version)!r}; this ttvr reads {NPZ_FORMAT!r}")
     label = {key: str(arrays.pop(key)) for key in ("activation", "note") if key in arrays}
-    table = _token_table(path, arrays)
-    odd = [name for name, array in arrays.items() if array.dtype.kind != "f"]
-    if odd:
-        raise TtvrError(f"{path}: {shown(odd[0])} is of dtype {arrays[odd[0]].dtype}, not float")
+    for name, array in arrays.items():
+        if name not in _NPZ_INTEGERS and array.dtype not in _NPZ_FLOATS:
+            what = f"{shown(name)} is of dtype {shown(array.dtype)}"
+            raise TtvrError(f"{path}: {what}, not float16 or float32 of little-endian order")
+    table = _token_table(path, arrays, room=limit - total)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Raw({**tensors, **table}, "ttvr npz", label)
 
@@ -240,8 +262,8 @@ def _array(path: Path, archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> np.
         raise TtvrError(f"{path}: {shown(record.filename)} is damaged ({shown(why)})") from error
 
 
-def _token_table(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """The full table [vocab, width]: rows that are not stored are zero."""
+def _token_table(path: Path, arrays: dict[str, np.ndarray], *, room: int) -> dict[str, Tensor]:
+    """The full table [vocab, width] of at most `room` bytes: rows that are not stored are zero."""
     parts = [arrays.pop(k, None) for k in ("token_rows", "token_embedding.rows", "vocab_size")]
     if all(part is None for part in parts):
         return {}
@@ -254,12 +276,12 @@ def _token_table(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]
         vocab.shape != ()
         or vocab.dtype.kind not in "iu"
         or ids.dtype != np.int64
-        or rows.dtype.kind != "f"
         or rows.ndim != 2
         or ids.shape != rows.shape[:1]
     ):
         raise TtvrError(f"{path}: token rows {rows.shape} with ids {ids.shape} make no table")
-    if not 0 < int(vocab) * max(rows.shape[1], 1) <= _TABLE_ELEMENTS:
+    size = int(vocab) * rows.shape[1] * rows.itemsize
+    if not 0 < int(vocab) <= _VOCABULARY or size > room:
         raise TtvrError(f"{path}: refused: a token table of {int(vocab)} x {rows.shape[1]}")
     if ids.size and (ids.min() < 0 or ids.max() >= vocab or (np.diff(ids) <= 0).any()):
         raise TtvrError(f"{path}: token ids must ascend within 0..{int(vocab) - 1}")

@@ -121,5 +121,5 @@ def _stack(name: str, parts: dict[str, Tensor]) -> Tensor:
         raise TtvrError(f"{shown(name)} cannot be put together: missing {', '.join(missing)}")
     shapes = {tuple(part.shape) for part in parts.values()}
     if len(shapes) > 1:
-        raise TtvrError(f"{shown(name)} cannot be put together of shapes {sorted(shapes)}")
+        raise TtvrError(f"{shown(name)} cannot be put together of shapes {shown(sorted(shapes))}")
     return torch.cat([parts[part] for part in _HF_STACKED])

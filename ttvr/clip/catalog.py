@@ -14,6 +14,7 @@ from ttvr.errors import RequirementError, TtvrError
 RANDOM = "random (meaningless)"
 DEFAULT = "default"
 LABEL_RECORD = "ttvr.json"
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LABEL_BYTES = 1 << 16
 _HOST = "https://openaipublic.azureedge.net/clip/models"
 _PACKAGE = Path(__file__).parents[1]
@@ -145,10 +146,13 @@ def label(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             for record in archive.infolist():
-                small = record.file_size <= _LABEL_BYTES
-                if record.filename.endswith(f"extra/{LABEL_RECORD}") and small:
-                    return str(json.loads(archive.read(record)).get("note", ""))
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, NotImplementedError):
+                is_label = record.filename.endswith(f"extra/{LABEL_RECORD}")
+                is_known = record.compress_type in ZIP_METHODS
+                if is_label and is_known and record.file_size <= _LABEL_BYTES:
+                    note = json.loads(archive.read(record))["note"]
+                    return note if isinstance(note, str) and note.isprintable() else ""
+    # What is wrong with a damaged file is said by who loads it.
+    except Exception:
         return ""
     return ""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,20 +84,17 @@ def load(path_or_name: str | Path) -> dict[str, Tensor]:
 def read(path_or_name: str | Path) -> Checkpoint:
     """A checkpoint with all that is known of it. Arguments and errors are those of `load`."""
     path = locate(path_or_name)
-    raw = _formats.read(path)
-    try:
+    with _blamed(path):
+        raw = _formats.read(path)
         _limit(raw, path.stat().st_size)
         clip = _sizes.check(_layouts.to_openai(raw.tensors))
         clip = _masters(clip, is_mapped=raw.is_mapped)
         run = raw.run or {}
         head, reducers = (_masters(run.get(part, {})) for part in ("head", "reducers"))
-        stated = _activation(raw)
-    except TtvrError as error:
-        raise TtvrError(f"{path}: {error}") from error
+        stated, note = _activation(raw), _note(raw)
     entry = find(str(path_or_name))
     is_named = entry is not None and entry.file == path.name and str(path_or_name) != entry.file
     source = entry.name if is_named else str(path)
-    note = str(raw.label.get("note", ""))
     if note:
         _LOG.warning("%s holds weights that call themselves %s", path, note)
     # A file that was asked for by OpenAI's name holds OpenAI's weights, whatever its format.
@@ -107,8 +106,9 @@ def read(path_or_name: str | Path) -> Checkpoint:
 def verify(path_or_name: str | Path) -> Checkpoint:
     """Like `read`, and compares the checksums that an archive has of its records."""
     path = locate(path_or_name)
-    if zipfile.is_zipfile(path):
-        _archive.check_sums(path)
+    with _blamed(path):
+        if zipfile.is_zipfile(path):
+            _archive.check_sums(path)
     return read(path_or_name)
 
 
@@ -129,6 +129,22 @@ def fingerprint(state: dict[str, Tensor]) -> str:
         if tensor.numel():
             digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """Whatever arbitrary bytes lead to, as one line that names the file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except TtvrError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    except Exception as error:
+        why = _layouts.shown(f"{type(error).__name__}: {error}")
+        raise TtvrError(f"{path}: damaged, or no checkpoint ({why})") from error
 
 
 def _limit(raw: _formats.Raw, size: int) -> None:
@@ -170,3 +186,10 @@ def _activation(raw: _formats.Raw) -> str | None:
         known = ", ".join(ACTIVATIONS)
         raise TtvrError(f"activation {_layouts.shown(stated)!r} is none of {known}")
     return stated
+
+
+def _note(raw: _formats.Raw) -> str:
+    note = raw.label.get("note", "")
+    if not isinstance(note, str):
+        raise TtvrError("its label is damaged")
+    return _layouts.shown(note)
