@@ -43,35 +43,62 @@ def norm_oracle(x, state, prefix):
     return scaled * state[f"{prefix}.weight"] + state[f"{prefix}.bias"]
 
 
-def transformer_oracle(x, state, prefix, *, layers, heads, causal, activation):
+def transformer_oracle(
+    frames, state, prefix, *, layers, heads, causal, activation, site=None, at=None
+):
+    """Of [T, N, D]; `shifted` is what a token reducer does at a site of the block of index `at`."""
     for n in range(layers):
         block = f"{prefix}.resblocks.{n}"
-        normed = norm_oracle(x, state, f"{block}.ln_1")
-        x = x + attention_oracle(normed, state, f"{block}.attn", heads, causal=causal)
+        moves = {site: shifted} if n == at else {}
+        x = moves.get("block", unmoved)(frames)
+        attended = moves.get("attention", unmoved)(norm_oracle(x, state, f"{block}.ln_1"))
+        x = x + torch.stack(
+            [
+                attention_oracle(one, state, f"{block}.attn", heads, causal=causal)
+                for one in attended
+            ]
+        )
+        x = moves.get("mlp", unmoved)(x)
         h = norm_oracle(x, state, f"{block}.ln_2")
         h = h @ state[f"{block}.mlp.c_fc.weight"].T + state[f"{block}.mlp.c_fc.bias"]
         h = h / (1 + torch.exp(-1.702 * h)) if activation == "quick_gelu" else F.gelu(h)
-        x = x + h @ state[f"{block}.mlp.c_proj.weight"].T + state[f"{block}.mlp.c_proj.bias"]
+        frames = x + h @ state[f"{block}.mlp.c_proj.weight"].T + state[f"{block}.mlp.c_proj.bias"]
+    return frames
+
+
+def shifted(x):
+    """Frames, tokens and channels, each by another step: no layer of the tower commutes with it."""
+    return x.roll((1, 2, 3), dims=(-3, -2, -1))
+
+
+def unmoved(x):
     return x
+
+
+def visual_oracle(frames, state, **options):
+    """[T, 3, 32, 32] -> projected tokens [T, 17, 32]."""
+    embedded = []
+    for image in frames:
+        patches = [
+            (image[:, y : y + 8, x : x + 8] * state["visual.conv1.weight"]).sum((1, 2, 3))
+            for y in range(0, 32, 8)
+            for x in range(0, 32, 8)
+        ]
+        embedded.append(torch.stack([state["visual.class_embedding"], *patches]))
+    x = torch.stack(embedded) + state["visual.positional_embedding"]
+    x = norm_oracle(x, state, "visual.ln_pre")
+    x = transformer_oracle(
+        x, state, "visual.transformer", layers=2, heads=2, causal=False, **options
+    )
+    return norm_oracle(x, state, "visual.ln_post") @ state["visual.proj"]
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_towers_equal_a_loop(activation):
     state = {name: t.double() for name, t in tiny_state(seed=3).items()}
     model = build(state, heads=2, text_heads=4, activation=activation)
-    common = {"layers": 2, "activation": activation}
-
     pixels = torch.randn(3, 3, 32, 32, dtype=torch.float64)
-    image = pixels[1]
-    patches = [
-        (image[:, y : y + 8, x : x + 8] * state["visual.conv1.weight"]).sum((1, 2, 3))
-        for y in range(0, 32, 8)
-        for x in range(0, 32, 8)
-    ]
-    x = torch.stack([state["visual.class_embedding"], *patches])
-    x = norm_oracle(x + state["visual.positional_embedding"], state, "visual.ln_pre")
-    x = transformer_oracle(x, state, "visual.transformer", heads=2, causal=False, **common)
-    expected = norm_oracle(x, state, "visual.ln_post") @ state["visual.proj"]
+    expected = visual_oracle(pixels, state, activation=activation)[1]
     video = model.encode_video(pixels[None], torch.ones(1, 3, dtype=torch.bool), patches=True)
     torch.testing.assert_close(video.frames[0, 1], expected[0])
     torch.testing.assert_close(video.patches[0, 1], expected[1:])
@@ -79,8 +106,9 @@ def test_towers_equal_a_loop(activation):
 
     ids = torch.tensor([[598, 5, 17, 3, 599, 0, 0], [598, 9, 599, 0, 0, 0, 0]])
     x = state["token_embedding.weight"][ids[0]] + state["positional_embedding"][:7]
-    x = transformer_oracle(x, state, "transformer", heads=4, causal=True, **common)
-    expected = norm_oracle(x, state, "ln_final") @ state["text_projection"]
+    options = {"layers": 2, "heads": 4, "causal": True, "activation": activation}
+    x = transformer_oracle(x[None], state, "transformer", **options)
+    expected = norm_oracle(x[0], state, "ln_final") @ state["text_projection"]
     text = model.encode_text(ids)
     torch.testing.assert_close(text.words[0], expected)
     torch.testing.assert_close(text.sentence[0], expected[4])
@@ -150,6 +178,39 @@ def test_reducers_are_called_where_they_act():
     assert video.mask.shape == (2, 2)
     assert video.patches.shape == (2, 2, 4, 32)
     assert not torch.allclose(video.frames, plain.frames)
+
+
+def reducer(change, *sites):
+    """Does the same to the tokens at each of its sites."""
+
+    def call(tokens, mask):
+        return SimpleNamespace(tokens=change(tokens), mask=mask)
+
+    call.sites = sites
+    return call
+
+
+def test_a_reducer_that_changes_nothing_gives_the_plain_features():
+    model = build(tiny_state())
+    frames, mask = torch.randn(2, 3, 3, 32, 32), torch.tensor([[True] * 3, [True, True, False]])
+    idle = reducer(unmoved, "block", "attention", "mlp")
+    with torch.inference_mode():
+        plain = model.encode_video(frames, mask, patches=True)
+        found = model.encode_video(frames, mask, {0: idle, 1: idle}, patches=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("site", ["block", "attention", "mlp"])
+def test_a_reducer_acts_at_its_site_as_in_the_loop(site, at):
+    state = {name: t.double() for name, t in tiny_state(seed=5).items()}
+    model = build(state, heads=2)
+    frames = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    expected = visual_oracle(frames, state, activation="quick_gelu", site=site, at=at)
+    found = model.encode_video(frames[None], mask, {at: reducer(shifted, site)}, patches=True)
+    torch.testing.assert_close(found.frames[0], expected[:, 0])
+    torch.testing.assert_close(found.patches[0], expected[:, 1:])
 
 
 def test_one_tower_builds_that_tower():
