@@ -22,7 +22,6 @@ def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
-
     def fail():
         with written(path) as partial:
             partial.write_text("half")
