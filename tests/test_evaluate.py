@@ -117,7 +117,7 @@ def write_texts(folder, model, *, pairs=CAPTIONS, gt=True):
 def plain_encode(model):
     def encode(captions):
         with torch.inference_mode():
-            return model.encode_text(tokenizer.tokenize(captions))
+            return model.encode_text(tokenizer.tokenize(captions)), 0
 
     return encode
 
@@ -424,9 +424,10 @@ def test_command_says_what_is_not_there(home, capsys, tmp_path, wrong):
 def test_command_counts_long_captions(home, capsys, tmp_path):
     long = " ".join(["word"] * 100)
     pairs = write(tmp_path / "pairs.tsv", [("short", "three"), (long, "five")])
-    code, _, err = run(capsys, home / "feats", "--gt", pairs)
+    code, out, err = run(capsys, home / "feats", "--gt", pairs, "--json")
     assert code == 0
-    assert "1 of 2 captions were cut" in err
+    assert "1 of 2 captions have more than 77 tokens and were cut" in err
+    assert json.loads(out)["protocol"]["truncated"] == 1
     code, out, err = run(capsys, home / "feats", "--gt", pairs, "--on-long", "error")
     assert (code, out) == (2, "")
-    assert "1 captions have more than 77 tokens" in err
+    assert "1 of 2 captions have more than 77 tokens, the first is number 1, 'word" in err

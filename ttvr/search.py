@@ -145,7 +145,7 @@ def search(
         TtvrError: a score is not finite.
     """
     names = [None] * len(queries) if ids is None else ids
-    _check_lengths(queries, most=retriever.clip.context_length, on_long=on_long)
+    count_long(queries, most=retriever.clip.context_length, on_long=on_long, what="queries")
 
     def find() -> Iterator[Hits]:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
@@ -155,6 +155,33 @@ def search(
                 yield Hits(number, names[number], text, hits)
 
     return find()
+
+
+def count_long(texts: Sequence[str], *, most: int, on_long: str, what: str) -> int:
+    """How many texts have too many tokens; logged where there are some.
+
+    Args:
+        texts: sentences.
+        most: tokens a text may have.
+        on_long: "truncate", or "error".
+        what: what the texts are, for messages.
+
+    Raises:
+        UsageError: there are some, and that is an error.
+    """
+    long = [at for at, count in enumerate(tokenizer.count(texts)) if count > most]
+    if not long:
+        return 0
+    first = texts[long[0]]
+    first = repr(first if len(first) <= _SHOWN else first[:_SHOWN] + "...")
+    found = f"{len(long)} of {len(texts)} {what} have more than {most} tokens"
+    if on_long == "error":
+        raise UsageError(
+            f"{found}, the first is number {long[0]}, {first}; shorten them or pass "
+            "--on-long truncate"
+        )
+    log.warning("%s and were cut, the first is number %d, %s", found, long[0], first)
+    return len(long)
 
 
 @torch.inference_mode()
@@ -229,18 +256,3 @@ def _times(features: Features, sentence: Tensor, rows: list[int]) -> list[float 
     best = cosines.masked_fill(~mask, -torch.inf).argmax(dim=1)
     times = features.times[rows][range(len(rows)), best.numpy()].tolist()
     return [None if math.isnan(time) else time for time in times]
-
-
-def _check_lengths(texts: Sequence[str], *, most: int, on_long: str) -> None:
-    long = [at for at, count in enumerate(tokenizer.count(texts)) if count > most]
-    if not long:
-        return
-    first = texts[long[0]]
-    first = repr(first if len(first) <= _SHOWN else first[:_SHOWN] + "...")
-    what = f"{len(long)} of {len(texts)} queries have more than {most} tokens"
-    if on_long == "error":
-        raise UsageError(
-            f"{what}, the first is number {long[0]}, {first}; shorten them or pass "
-            "--on-long truncate"
-        )
-    log.warning("%s and were cut, the first is number %d, %s", what, long[0], first)

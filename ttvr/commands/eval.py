@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ttvr.commands import _options
@@ -17,6 +16,7 @@ from ttvr.errors import UsageError
 
 if TYPE_CHECKING:
     from ttvr.evaluate import Result
+    from ttvr.records import TextFeatures
 
 MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR", "RSum")
 
@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
     save = new_file(args.save, overwrite=args.overwrite) if args.save else None
     from ttvr import evaluate
     from ttvr.retriever import load_for
-    from ttvr.search import encode_texts
+    from ttvr.search import count_long, encode_texts
     from ttvr.store import Features
 
     features = Features.open(args.features)
@@ -107,28 +107,26 @@ def _run(args: argparse.Namespace) -> int:
             activation=args.activation,
             device=args.device,
         )
-        encode = partial(
-            encode_texts,
-            retriever,
-            batch_size=args.batch_size,
-            words=not retriever.head.offline,
-            length=retriever.text_length,
-        )
+        length, words = retriever.text_length, not retriever.head.offline
+
+        def encode(captions: list[str]) -> tuple[TextFeatures, int]:
+            cut = count_long(captions, most=length, on_long=args.on_long, what="captions")
+            size = args.batch_size
+            made = encode_texts(retriever, captions, batch_size=size, words=words, length=length)
+            return made, cut
+
     result = evaluate.evaluate(
         features,
         pairs,
         retriever=retriever,
         encode=encode,
         texts=texts,
-        on_long=args.on_long,
         missing=args.missing,
         ties=args.ties,
         compat=args.compat,
     )
     for video, reason in result.absent.items():
         log.warning("%s: %s", video, reason)
-    if cut := result.protocol["truncated"]:
-        log.warning("%d of %d captions were cut to the model's length", cut, len(result.sims))
     if save:
         evaluate.save_scores(result.sims, save)
     sys.stdout.write(_as_json(result) if args.json else _as_text(result))

@@ -17,7 +17,7 @@ from ttvr.evaluate._pairs import (
     require_kind,
     stored_pairs,
 )
-from ttvr.evaluate._scores import Encode, count_long, needs_model, scores
+from ttvr.evaluate._scores import Encode, needs_model, scores
 from ttvr.files import written
 from ttvr.retriever import Retriever
 from ttvr.store import Features
@@ -62,7 +62,6 @@ def evaluate(
     retriever: Retriever | None = None,
     encode: Encode | None = None,
     texts: Features | None = None,
-    on_long: str = "truncate",
     missing: str = "error",
     ties: str = "average",
     compat: str | None = None,
@@ -75,11 +74,10 @@ def evaluate(
         features: a video folder.
         pairs: the ground truth.
         retriever: the model; not needed where `needs_model` says so.
-        encode: captions -> TextFeatures by that model, in order, of `text_length` tokens; with
-            words where the head is not offline. Not needed where `texts` are given.
+        encode: captions -> TextFeatures by that model, in order, of `text_length` tokens, with
+            words where the head is not offline; and how many captions were cut to that length.
+            Not needed where `texts` are given.
         texts: a text folder that holds the captions, already encoded.
-        on_long: what happens to captions of more tokens than `text_length`: "truncate" (the
-            end-of-text token is kept) or "error".
         missing: what becomes of captions whose video has no features. "error"; "skip" leaves them
             out; "miss" counts them as never found, in both directions.
         ties: as in `metrics.ranks`.
@@ -87,7 +85,6 @@ def evaluate(
 
     Raises:
         IncompatibleError: videos, texts and model do not belong together.
-        UsageError: a caption is too long, and that is an error.
         TtvrError: missing videos, a score that is not finite, nothing to measure.
     """
     require_kind(features, "video")
@@ -101,9 +98,7 @@ def evaluate(
     if not kept:
         raise TtvrError(f"none of the {len(absent)} videos of {pairs.name} is in {features.path}")
     captions = [pairs.captions[at] for at in kept]
-    encoded_here = texts is None and retriever is not None
-    truncated = count_long(captions, retriever, on_long) if encoded_here else 0
-    sims = scores(features, captions, retriever, encode, texts)
+    sims, truncated = scores(features, captions, retriever, encode, texts)
     missed = (len(pairs.videos) - len(kept), len(absent)) if missing == "miss" else (0, 0)
     owner = [rows[pairs.videos[at]] for at in kept]
     measured = metrics.summary(sims, owner, ties=ties, compat=compat, missed=missed)

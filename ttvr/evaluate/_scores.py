@@ -8,36 +8,20 @@ import numpy as np
 import torch
 
 from ttvr import plugins
-from ttvr.clip import tokenizer
-from ttvr.errors import IncompatibleError, UsageError
+from ttvr.errors import IncompatibleError
 from ttvr.evaluate._pairs import quoted
 from ttvr.records import TextFeatures, VideoFeatures
 from ttvr.retriever import Retriever, require_same
 from ttvr.score import inner_products, similarity_matrix
 from ttvr.store import Features
 
-Encode = Callable[[list[str]], TextFeatures]
+Encode = Callable[[list[str]], tuple[TextFeatures, int]]
+"""Captions -> their features, in order, and how many had to be cut."""
 
 
 def needs_model(features: Features, texts: Features | None) -> bool:
     """Whether scoring takes a model: captions are to be encoded, or the head works on frames."""
     return texts is None or not plugins.load("heads", features.meta["model"]["head"]).offline
-
-
-def count_long(captions: Sequence[str], retriever: Retriever, on_long: str) -> int:
-    """How many captions have more tokens than the model takes.
-
-    Raises:
-        UsageError: there are some, and `on_long` is "error".
-    """
-    most = retriever.text_length
-    long = [at for at, count in enumerate(tokenizer.count(captions)) if count > most]
-    if long and on_long == "error":
-        raise UsageError(
-            f"{len(long)} captions have more than {most} tokens, the first is "
-            f"{quoted(captions[long[0]])}; shorten them or pass --on-long truncate"
-        )
-    return len(long)
 
 
 def scores(
@@ -46,8 +30,8 @@ def scores(
     retriever: Retriever | None,
     encode: Encode | None,
     texts: Features | None,
-) -> np.ndarray:
-    """[Nt, Nv] float32 on the CPU."""
+) -> tuple[np.ndarray, int]:
+    """[Nt, Nv] float32 on the CPU, and how many captions had to be cut."""
     model = retriever.identity() if retriever is not None else features.meta["model"]
     head = plugins.load("heads", model["head"])
     key = "space" if head.offline else "base"
@@ -57,13 +41,17 @@ def scores(
         require_same(own, texts.meta["model"], key, folder=features.path, what=str(texts.path))
         rows = _rows_of(texts, captions)
     if head.offline and texts is not None:
-        return inner_products(torch.from_numpy(texts.text[rows]), features.video).numpy()
+        return inner_products(torch.from_numpy(texts.text[rows]), features.video).numpy(), 0
     if retriever is None or (texts is None and encode is None):
         raise ValueError("a model is needed: captions to encode, or a head that works on frames")
-    text = encode(captions) if texts is None else _stored_words(texts, rows, retriever.device)
+    if texts is None:
+        text, cut = encode(captions)
+    else:
+        text, cut = _stored_words(texts, rows, retriever.device), 0
     if head.offline:
         with torch.inference_mode():
-            return inner_products(retriever.head.vector_text(text), features.video).numpy()
+            vectors = retriever.head.vector_text(text)
+        return inner_products(vectors, features.video).numpy(), cut
     lacking = [
         name
         for name, needed in (("frames", True), ("patches", head.needs_patches))
@@ -76,7 +64,7 @@ def scores(
         )
     patches = features.patches if head.needs_patches else None
     video = VideoFeatures(features.frames, features.mask, patches)
-    return similarity_matrix(retriever.head, text, video).numpy()
+    return similarity_matrix(retriever.head, text, video).numpy(), cut
 
 
 def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:
