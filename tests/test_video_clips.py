@@ -101,16 +101,22 @@ def differences(name, got, expected):
 
 
 def test_probe_agrees_with_reading(shared, found):
-    for name in found:
+    infos = two_at_once(probed, [shared / "videos" / name for name in found])
+    for name, info in zip(found, infos, strict=True):
         if name in FAILED and name != "media3_vp9_invalid-bitstream.webm":
-            with pytest.raises(VideoError, match=FAILED[name]):
-                video.probe(shared / "videos" / name)
+            assert info == FAILED[name], name
         elif name not in FAILED:
-            info = video.probe(shared / "videos" / name)
             expected = found[name]
             turned = expected["rotation"] % 180
             assert info[:2] == (expected["w"], expected["h"])[:: -1 if turned else 1], name
             assert info.rotation == -expected["rotation"] % 360, name
+
+
+def probed(path):
+    try:
+        return video.probe(path)
+    except VideoError as error:
+        return error.code
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ LIES = [
     "[showinfo@0 @ 0x5] [info] n:   0 pts:      7 pts_time:0.1",
     "a\n[info] Stream mapping:\n[info] n:   0 pts:      7 pts_time:0.1",
     "[error] corrupt decoded frame",
+    "[warning] Estimating duration from bitrate",
+    "displaymatrix: rotation of -90.00 degrees",
+    "Display Matrix: rotation of -90.00 degrees",
 ]
 
 
@@ -38,8 +41,9 @@ def test_what_a_file_says_of_itself_is_no_frame(plain, tmp_path, monkeypatch, or
     picks, times, result = chosen(path, lambda n: [0, 5, n - 1])
     assert picks == [0, 5, 19]
     assert times == [0.0, 0.5, 1.9]
-    assert result.status.state == "ok"
-    assert result.status.decoder_errors == 0
+    assert result.status == ("ok", pytest.approx(2.0), pytest.approx(2.0), 0)
+    assert result.info[:2] == (192, 48)
+    assert result.info.rotation == 0
 
 
 @pytest.mark.parametrize("lie", LIES[:4])

@@ -168,6 +168,14 @@ def test_a_fragment_without_all_its_data_is_partial(clips, name):
         assert status.decoded_s < 9
 
 
+def test_more_boxes_than_are_looked_at_do_not_seem_cut(clips, monkeypatch):
+    path = clips / "bare.mp4"
+    at = next(i for i, place in enumerate(places(path)) if place.kind == b"moof")
+    for module in (_boxes, _fragments):
+        monkeypatch.setattr(module, "TOP_LIMIT", at + 1)
+    assert _fragments.read(path) == _fragments.Fragments(0.0, False)
+
+
 def test_a_fragment_boundary_is_told_by_the_promised_length(clips):
     path = clips / "indexed.mp4"
     assert _fragments.read(path) == _fragments.Fragments(pytest.approx(12.0), False)

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ttvr.video._boxes import MALFORMED, Place, boxes, children, header_scale, places
+from ttvr.video._boxes import MALFORMED, TOP_LIMIT, Place, boxes, children, header_scale, places
 
 HEAD_LIMIT = 1 << 26  # bytes of a moov or sidx that are read
 _REFERENCES = struct.Struct(">III")
@@ -49,6 +49,8 @@ def _read(file: BinaryIO, length: int) -> Fragments | None:
     if index is not None:
         seconds = max(seconds, _indexed(_content(file, index)))
     last = found[-1]
+    if len(found) == TOP_LIMIT:  # there may be more
+        return Fragments(seconds, False)
     is_short = last.kind == b"mdat" and last.at + last.size > length
     return Fragments(seconds, last.kind == b"moof" or is_short)
 

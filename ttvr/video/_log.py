@@ -25,7 +25,7 @@ _DURATION = re.compile(
 )
 _SIZE = re.compile(r", (\d{1,6})x(\d{1,6})\b")
 _FPS = re.compile(r", (\d+(?:\.\d+)?)(k?) fps\b")
-_ROTATION = re.compile(r"(?:displaymatrix|Display Matrix): rotation of (-?\d+\.\d+)")
+_ROTATION = re.compile(r"\[info\] +(?:displaymatrix|Display Matrix): rotation of (-?\d+\.\d+)")
 _BASE = re.compile(r"config in time_base: (\d+)/0*([1-9]\d*)")
 _FRAME = re.compile(r"n: *\d+ pts: *(-?\d+|NOPTS) +pts_time:")
 _TROUBLE = re.compile(r"\[(warning|error|fatal|panic)\] (.*)")
@@ -86,10 +86,10 @@ class Log:
         # line of the filter may continue one about the output, of which no file has words.
         if self._is_decoding and (note() in text or text.startswith(_INFO)):
             self._frames(text)
-        found = _TROUBLE.search(text)
+        found = None if text.startswith(_METADATA) else _TROUBLE.search(text)
         if not self._is_decoding and found is None:
             self._header(text)
-        elif any(words in text for words in _DAMAGE) and not text.startswith(_METADATA):
+        elif any(words in text for words in _DAMAGE):
             self.errors += 1
             self._keep(text if found is None else found[2])
         elif found is not None:
@@ -121,7 +121,7 @@ class Log:
             self._is_ours = is_video and self.info is None
             if self._is_ours:
                 self.info = self._stream(found[2])
-        elif self._is_ours and (found := _ROTATION.search(text)) is not None:
+        elif self._is_ours and (found := _ROTATION.match(text)) is not None:
             self._turn(float(found[1]))
 
     def _stream(self, text: str) -> VideoInfo:
