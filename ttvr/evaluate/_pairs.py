@@ -20,15 +20,23 @@ class Pairs(NamedTuple):
 
     Attributes:
         name: of the file.
-        sha256: of its bytes, 64 hex digits.
         captions: sentences; the same one may describe several videos.
         videos: ids of videos; most have several captions or one.
     """
 
     name: str
-    sha256: str
     captions: tuple[str, ...]
     videos: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits over the lines `caption<TAB>video id`, each ended by a line feed.
+
+        Of a file that is written so it is the hash of the file; a text folder's own numbering,
+        a byte order mark or another line end does not make it another split.
+        """
+        lines = (f"{caption}\t{video}\n" for caption, video in zip(*self[1:], strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read_pairs(path: str) -> Pairs:
@@ -59,7 +67,7 @@ def read_pairs(path: str) -> Pairs:
         videos.append(video)
     if not captions:
         raise TtvrError(f"{name}: no captions; expected lines of `caption<TAB>video id`")
-    return Pairs(name, hashlib.sha256(content).hexdigest(), tuple(captions), tuple(videos))
+    return Pairs(name, tuple(captions), tuple(videos))
 
 
 def stored_pairs(texts: Features) -> Pairs:
@@ -75,7 +83,7 @@ def stored_pairs(texts: Features) -> Pairs:
     path = texts.path / _GT
     captions = tuple(texts.texts[row] for row, _ in texts.gt)
     videos = tuple(unicodedata.normalize("NFC", video) for _, video in texts.gt)
-    return Pairs(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), captions, videos)
+    return Pairs(str(path), captions, videos)
 
 
 def require_kind(features: Features, kind: str) -> None:
