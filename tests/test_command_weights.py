@@ -64,7 +64,8 @@ def test_list(run, place, archive):
     (place / "weights").mkdir()
     (place / "weights" / "ViT-B-16.pt").write_bytes(bytes(1_500_000))
     code, out, err = run("list")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith(f"ttvr-weights: looked in {place / 'weights'}, ")
     rows = [line.split("\t") for line in out.splitlines()]
     names = ["default", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"]
     assert [row[0] for row in rows] == names
@@ -182,7 +183,7 @@ def test_verify_checks_each_record_of_an_archive(run, place, archive):
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".safetensors", ".npz"])
 def test_convert(suffix, run, place, archive):
-    out_file = place / "made" / f"clip{suffix}"
+    out_file = place / f"clip{suffix}"
     code, out, err = run("convert", archive, "-o", out_file, "--dtype", "float16")
     assert (code, out, err) == (0, f"{out_file}\n", "")
     checkpoint = weights.read(out_file)
@@ -190,8 +191,8 @@ def test_convert(suffix, run, place, archive):
     assert checkpoint.activation == "quick_gelu"
     before = out_file.stat().st_mtime_ns
     code, out, err = run("convert", archive, "-o", out_file)
-    assert (code, out) == (0, f"{out_file}\n")
-    assert "exists and was kept; --overwrite" in err
+    assert (code, out) == (2, "")
+    assert "pass --overwrite" in err
     assert out_file.stat().st_mtime_ns == before
     assert run("convert", archive, "-o", out_file, "--overwrite")[0] == 0
     assert out_file.stat().st_mtime_ns != before
@@ -215,8 +216,16 @@ def test_random(run, place):
     assert (code, out) == (0, "random.pt\n")
     assert "meaningless" in err
     assert err.count("\n") == 1
-    code, out, err = run("random", "-q", "-o", "random.pt")
+    before = (place / "random.pt").stat().st_mtime_ns
+    code, out, err = run("random", "-q", "--seed", "3", "-o", "random.pt")
     assert (code, out, err) == (0, "random.pt\n", "")
+    assert (place / "random.pt").stat().st_mtime_ns == before
+    code, out, err = run("random", "--seed", "4", "-o", "random.pt")
+    assert (code, out) == (2, "")
+    assert "random.pt exists and holds something else" in err
+    code, out, err = run("random", "-o", "nowhere/random.pt")
+    assert (code, out) == (2, "")
+    assert "no folder nowhere" in err
     code, out, err = run("verify", "random.pt")
     assert f"{place / 'random.pt'}" in out
     assert "random (meaningless)" in out

@@ -212,6 +212,5 @@ def _npz(state: dict[str, Tensor], label: dict[str, str], file: io.BufferedIOBas
 
 
 def _write(path: Path, content: Callable[[io.BufferedIOBase], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with written(path) as partial, partial.open("wb") as file:
         content(file)

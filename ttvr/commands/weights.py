@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
-import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from ttvr.commands import _options
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import execute, parser
+from ttvr.commands._target import new_file
 
 if TYPE_CHECKING:
     from ttvr.clip.catalog import Entry
@@ -117,7 +119,7 @@ def _list(args: argparse.Namespace) -> int:
     from ttvr.clip import catalog
 
     rows = []
-    catalog.places()  # a $TTVR_WEIGHTS that is not there is an error, not an empty list
+    places = catalog.places()
     here = catalog.here()
     for entry in catalog.ENTRIES:
         name = entry.aliases[0] if entry.aliases else entry.name
@@ -136,6 +138,9 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
+    if not args.quiet:
+        looked = ", ".join(map(str, places))
+        print(f"ttvr-weights: looked in {looked}", file=sys.stderr, flush=True)
     if sys.stdout.isatty():
         print("name\tfile\tsize\tsha256\tfound at")
     for row in rows:
@@ -238,8 +243,7 @@ def _convert(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.suffix not in weights.SUFFIXES:
         raise UsageError(f"{out}: the suffix must be one of {', '.join(weights.SUFFIXES)}")
-    if _keeps(out, args):
-        return 0
+    new_file(out, overwrite=args.overwrite)
     checkpoint = weights.read(args.weights)
     weights.save(
         checkpoint.clip,
@@ -263,9 +267,8 @@ def _random(args: argparse.Namespace) -> int:
         raise UsageError(f"{out}: OpenAI's format is a TorchScript archive; name it .pt")
     if args.size not in weights.SIZES:
         raise UsageError(f"no size {args.size!r}; there are: {', '.join(weights.SIZES)}")
-    if _keeps(out, args):
-        return 0
-    weights.random(out, size=args.size, seed=args.seed)
+    if not _is_made(out, args):
+        weights.random(out, size=args.size, seed=args.seed)
     if not args.quiet:
         print(
             f"ttvr-weights: {out} holds random weights: good for trying commands out, every "
@@ -276,13 +279,20 @@ def _random(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keeps(out: Path, args: argparse.Namespace) -> bool:
-    """Whether the output is there already and stays; its path is printed like a new one's."""
-    if args.overwrite or not os.path.lexists(out):
+def _is_made(out: Path, args: argparse.Namespace) -> bool:
+    """Whether the output is there already, as it would be made.
+
+    Raises:
+        UsageError: something else is there.
+    """
+    from ttvr.clip import weights
+    from ttvr.errors import UsageError
+
+    new_file(out, overwrite=True)
+    if args.overwrite or not out.exists():
         return False
-    if not args.quiet:
-        print(
-            f"ttvr-weights: {out} exists and was kept; --overwrite makes it anew", file=sys.stderr
-        )
-    print(out)
-    return True
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        again = weights.random(Path(folder, out.name), size=args.size, seed=args.seed)
+        if filecmp.cmp(again, out, shallow=False):
+            return True
+    raise UsageError(f"{out} exists and holds something else; name another, or pass --overwrite")
