@@ -81,6 +81,15 @@ def test_cut_of_other_containers_is_partial(clips, suffix):
     assert status.expected_s == pytest.approx(12.0, abs=0.1)
 
 
+def test_cut_recording_without_a_duration_is_partial(clips):
+    """As browsers record: only the reader's own words tell that something is missing."""
+    whole = make(clips / "live.mkv", "-i", str(clips / "plain.mp4"), "-c", "copy", "-live", "1")
+    found = video.read_frames(whole, lambda n: [0]).status
+    assert (found.state, found.expected_s) == ("ok", None)
+    found = video.read_frames(cut(whole, "live_cut.mkv", 0.5), lambda n: [0]).status
+    assert (found.state, found.expected_s) == ("partial", None)
+
+
 def test_nothing_of_a_video(clips):
     path = clips / "empty.mp4"
     path.touch()

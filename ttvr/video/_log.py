@@ -31,7 +31,12 @@ _FRAME = re.compile(r"n: *\d+ pts: *(-?\d+|NOPTS) +pts_time:")
 _TROUBLE = re.compile(r"\[(warning|error|fatal|panic)\] (.*)")
 
 # One line of the command itself per lost packet or damaged frame; codecs add lines of their own.
-_DAMAGE = ("Error while decoding stream", "Error submitting packet", "corrupt decoded frame")
+_DAMAGE = (
+    "Error while decoding stream",
+    "Error submitting packet",
+    "corrupt decoded frame",
+    "File ended prematurely",  # Matroska and WebM, also where no duration tells
+)
 _NO_DECODER = (
     "not found for input stream",
     "no decoder found for",
