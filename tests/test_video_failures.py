@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import chosen, coded, everything, make, spread
 
 from ttvr import video
@@ -88,6 +89,12 @@ def test_cut_recording_without_a_duration_is_partial(clips):
     assert (found.state, found.expected_s) == ("ok", None)
     found = video.read_frames(cut(whole, "live_cut.mkv", 0.5), lambda n: [0]).status
     assert (found.state, found.expected_s) == ("partial", None)
+
+
+def test_an_image_is_no_video(clips):
+    Image.new("RGB", (64, 64)).save(clips / "photo.jpg")
+    with pytest.raises(VideoError, match="of no video format that is read"):
+        video.read_frames(clips / "photo.jpg", lambda n: [0])
 
 
 def test_nothing_of_a_video(clips):

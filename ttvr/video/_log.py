@@ -45,6 +45,7 @@ _NO_DECODER = (
 _METADATA = "[info]     "  # a file can call itself anything
 _INFO = "[info] "  # starts a line of the command itself
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+(?=\])")  # another one at each run
+_REFUSED = "Format not on whitelist"  # and the whole list after it
 _GUESSED = "Estimating duration from bitrate"
 # What follows from an earlier line, and says less than it.
 _CONSEQUENCE = ("Error opening output file", "Failed to set value", "Error parsing options")
@@ -164,4 +165,6 @@ class Log:
             return VideoError("no_video_stream", "the file has no video stream")
         if any(words in said for words in _NO_DECODER):
             return VideoError("unsupported_codec", f"this ffmpeg cannot decode it: {detail}")
+        if detail.startswith(_REFUSED):
+            return VideoError("invalid_data", "its content is of no video format that is read")
         return VideoError("invalid_data", detail)
