@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ttvr.errors import TtvrError
+from ttvr.files import written
 from ttvr.video import _command
 from ttvr.video._log import Log
 from ttvr.video._process import Deadline, run
@@ -39,12 +38,11 @@ def write(path: str | Path, frames: np.ndarray, *, fps: float) -> None:
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"H and W must be even for yuv420p, not {height} x {width}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     rate = Fraction(fps).limit_denominator(100_000)
-    reason = ""
-    try:
+    reasons = []
+    with written(path) as partial:
         for codec in CODECS:
-            command = _command.encode(temporary, width=width, height=height, fps=rate, codec=codec)
+            command = _command.encode(partial, width=width, height=height, fps=rate, codec=codec)
             log = Log()
             status = run(
                 command,
@@ -54,13 +52,9 @@ def write(path: str | Path, frames: np.ndarray, *, fps: float) -> None:
                 feed=_bytes(frames),
             )
             if status == 0:
-                temporary.replace(path)
                 return
-            reason = reason or log.failure(status).detail
-        raise TtvrError(f"cannot write {path}: {reason}")
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+            reasons.append(log.failure(status).detail)
+        raise TtvrError(f"cannot write {path}: {reasons[0]}")
 
 
 def _bytes(frames: np.ndarray) -> Iterator[bytes]:
