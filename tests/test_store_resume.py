@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from store_files import (
     PAIRS,
@@ -23,7 +25,7 @@ from store_files import (
 )
 
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
-from ttvr.store import Features
+from ttvr.store import Features, departed
 
 __all__ = ["quick", "whole"]
 
@@ -211,3 +213,52 @@ def test_texts_go_on_at_whole_shards(tmp_path, stop):
     fill_texts(folder, TEXTS, stop=stop)
     assert fill_texts(folder, TEXTS) == 10 - stop // SHARD * SHARD
     assert content(folder) == content(tmp_path / "expected")
+
+
+def test_other_videos_are_not_dropped_unasked(tmp_path):
+    folder, others = tmp_path / "feats", [source("x"), source("v00", root="/elsewhere")]
+    fill(folder, sources(5))
+    assert [one.id for one in departed(folder, sources(9)[4:])] == ["v00", "v01", "v02"]
+    assert departed(folder, [source("v00", size=7), *sources(5)[1:]]) == []
+    assert departed(tmp_path / "none", others) == []
+    before = content(folder)
+    with pytest.raises(IncompatibleError, match="holds 4 other videos, none of them among these"):
+        fill(folder, others)
+    assert content(folder) == before
+    fill(folder, others, overwrite=True)
+    assert Features.open(folder).ids == ["x", "v00"]
+
+
+def test_inputs_that_failed_are_no_loss(tmp_path):
+    fill(tmp_path / "feats", [source("v03")])
+    assert fill(tmp_path / "feats", sources(2)) == ["v00", "v01"]
+
+
+@pytest.mark.parametrize("size", [0, 60, 130])
+@pytest.mark.parametrize("name", ["video/00000.npy", "times/00002.npy"])
+def test_damage_leaves_the_folder_as_it_was(tmp_path, name, size):
+    folder = tmp_path / "feats"
+    fill(folder, sources(11))
+    os.truncate(folder / name, size)
+    before = content(folder)
+    for items in (sources(11), sources(12), sources(11)[::-1]):
+        with pytest.raises(TtvrError, match=rf"{name}: .*; extract again with --overwrite"):
+            writer(folder, items).finished() or fill(folder, items)
+        assert content(folder) == before
+    (folder / name).unlink()
+    with pytest.raises(TtvrError, match=rf"{name}: missing"):
+        fill(folder, sources(12))
+    assert {*content(folder)} == {*before} - {name}
+
+
+def test_damaged_texts_leave_the_folder_as_it_was(tmp_path):
+    folder = tmp_path / "tfeats"
+    fill_texts(folder, TEXTS)
+    os.truncate(folder / "words" / "00001.npy", 150)
+    before = content(folder)
+    for pairs in (PAIRS, [(0, "v01")]):
+        with pytest.raises(TtvrError, match=r"words/00001\.npy: has not the 4 rows"):
+            text_writer(folder, TEXTS, pairs=pairs).finished() or fill_texts(
+                folder, TEXTS, pairs=pairs
+            )
+        assert content(folder) == before

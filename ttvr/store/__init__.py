@@ -7,7 +7,7 @@ as rows of zeros and are made again, or journal lines, whose rows are made again
 """
 
 from ttvr.store._claim import check_usable
-from ttvr.store._earlier import Outcome, known
+from ttvr.store._earlier import Outcome, departed, known
 from ttvr.store._features import Features, attempts
 from ttvr.store._journal import Source
 from ttvr.store._rows import Rows
@@ -24,5 +24,6 @@ __all__ = [
     "Writer",
     "attempts",
     "check_usable",
+    "departed",
     "known",
 ]

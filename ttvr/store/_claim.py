@@ -160,6 +160,12 @@ def clear_partial(folder: Path) -> None:
             raise
 
 
+def leave_unused(folder: Path) -> None:
+    """Remove `.partial/` where it holds nothing but the lock: the folder is as it was."""
+    if [path.name for path in (folder / PARTIAL).iterdir()] == [LOCK]:
+        clear_partial(folder)
+
+
 def refuse_mixture(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Check that what is in a folder was made as what is to be added.
 

@@ -60,7 +60,10 @@ class ClaimedFolder(AbstractContextManager):
             _claim.refuse_mixture(self._folder, self._shared)
             self._take_over()
         except BaseException:
-            self._close()
+            try:
+                _claim.leave_unused(self._folder)
+            finally:
+                self._close()
             raise
         return self
 
@@ -77,6 +80,9 @@ class ClaimedFolder(AbstractContextManager):
         """The `meta.json` of a folder that holds all that is to be written; else None.
 
         Changes nothing, so it works on a folder that may not be written.
+
+        Raises:
+            TtvrError: an array is missing or cut short.
         """
         folder = self._folder
         if self._overwrite or not self._resume:
@@ -86,6 +92,7 @@ class ClaimedFolder(AbstractContextManager):
         meta = read_meta(folder)
         if meta["state"] != COMPLETE or _claim.differences(meta, self._shared):
             return None
+        self._shards.check(meta["count"])
         return meta if self._holds_all(meta) else None
 
     def _take_over(self) -> None:

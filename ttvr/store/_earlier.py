@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ttvr.errors import IncompatibleError
 from ttvr.store import _claim, _journal
 from ttvr.store._files import ITEMS, read_meta
 from ttvr.store._journal import FAILED, Source
@@ -36,6 +37,25 @@ def known(folder: Path) -> dict[Source, str]:
         roots = read_meta(place)["roots"] if lines else []
         statuses |= {Source.of(line.entry, roots): line.entry["status"] for line in lines}
     return statuses
+
+
+def departed(folder: Path, sources: Iterable[Source]) -> list[Source]:
+    """What has a row in a folder and is no longer among its inputs: a run drops these rows.
+
+    A changed or renamed input is still one of them as long as its file is.
+
+    Raises:
+        IncompatibleError: that is all there is, so the inputs belong to another folder.
+    """
+    files = {_file(source) for source in sources}
+    rows = [source for source, status in known(folder).items() if status != FAILED]
+    gone = [source for source in rows if _file(source) not in files]
+    if rows and len(gone) == len(rows):
+        raise IncompatibleError(
+            f"{folder} holds {len(rows)} other videos, none of them among these inputs, nothing "
+            "was changed; choose another -o, or --overwrite"
+        )
+    return gone
 
 
 class Earlier:
@@ -76,3 +96,7 @@ class Earlier:
         if key not in self._stored:
             self._stored[key] = stored_array(place, name, shard)
         return self._stored[key]
+
+
+def _file(source: Source) -> Path:
+    return Path(source.root, source.path)

@@ -92,8 +92,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise TtvrError(
-            f"{folder} is not a feature folder: no {META}; make one with "
-            f"`ttvr-extract PATH... -o {folder}`"
+            f"{folder} is no feature folder (no {META}); make one: ttvr-extract PATH... -o feats/"
         ) from error
     except ValueError as error:
         raise TtvrError(f"{path} is not JSON: {error}; extract again with --overwrite") from error

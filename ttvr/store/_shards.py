@@ -6,6 +6,7 @@ disk is an error instead of a signal that kills the process.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,18 @@ class Shards:
         self._folder, self._names, self._shard_rows = folder, tuple(names), shard_rows
         self._open: dict[str, _OpenArray] = {}
         self.rows = 0
+
+    def check(self, rows: int) -> None:
+        """Check, changing nothing, that the files of that many rows are there and long enough.
+
+        Raises:
+            TtvrError: a file is missing or damaged.
+        """
+        for start in range(0, rows, self._shard_rows):
+            shard, count = start // self._shard_rows, min(self._shard_rows, rows - start)
+            for name in self._names:
+                final, partial = self._final(name, shard), self._partial(name, shard)
+                _read_header(partial if partial.exists() else final, count)
 
     def resume(self, rows: int) -> int:
         """Go on after that many rows, which earlier runs wrote.
@@ -127,8 +140,6 @@ class Shards:
     def _reopen(self, name: str, shard: int, rows: int) -> _OpenArray:
         final, partial = self._final(name, shard), self._partial(name, shard)
         if not partial.exists():
-            if not final.exists():
-                raise damaged(final, "missing")
             final.replace(partial)
         return _OpenArray.reopen(partial, rows, self._shard_rows)
 
@@ -163,6 +174,26 @@ def stored_array(folder: Path, name: str, shard: int) -> np.ndarray:
     return read_array(path)
 
 
+def _read_header(path: Path, rows: int) -> tuple[np.dtype, tuple[int, ...]]:
+    """Dtype and row shape of a file that holds at least `rows` rows, whatever its header says.
+
+    Raises:
+        TtvrError: missing, no `.npy` v1.0 file, or shorter.
+    """
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except FileNotFoundError as error:
+        raise damaged(path, "missing") from error
+    except ValueError as error:
+        raise damaged(path, f"not a readable .npy file ({error})") from error
+    needed = HEADER_BYTES + rows * dtype.itemsize * math.prod(shape[1:])
+    if version != (1, 0) or path.stat().st_size < needed:
+        raise damaged(path, f"has not the {rows} rows that the journal counts")
+    return dtype, shape[1:]
+
+
 class _OpenArray:
     """One array of the open shard: a `.npy` file with room for all rows of the shard."""
 
@@ -182,16 +213,8 @@ class _OpenArray:
     @classmethod
     def reopen(cls, path: Path, rows: int, capacity: int) -> _OpenArray:
         """Open a file of at least `rows` rows, whatever its header says, and make room."""
-        try:
-            with path.open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except ValueError as error:
-            raise damaged(path, f"not a readable .npy file ({error})") from error
-        made = cls(os.open(path, os.O_RDWR), dtype, shape[1:])
-        if version != (1, 0) or os.fstat(made._descriptor).st_size < made._end(rows):
-            made.close()
-            raise damaged(path, f"has not the {rows} rows that the journal counts")
+        dtype, row_shape = _read_header(path, rows)
+        made = cls(os.open(path, os.O_RDWR), dtype, row_shape)
         made._resize(capacity)
         return made
 

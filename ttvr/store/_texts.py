@@ -108,6 +108,8 @@ class TextWriter(ClaimedFolder):
     def _take_over(self) -> None:
         folder = self._folder
         is_complete = (folder / META).exists() and read_meta(folder)["state"] == COMPLETE
+        if is_complete:
+            self._shards.check(self._count)
         self._write_meta(INCOMPLETE)
         write_whole(folder / TEXTS, self._content)
         whole = self._whole_shards() * self._shard_rows

@@ -12,7 +12,7 @@ import numpy as np
 
 from ttvr.store import _claim, _journal
 from ttvr.store._claimed import ClaimedFolder
-from ttvr.store._earlier import Earlier, Outcome
+from ttvr.store._earlier import Earlier, Outcome, departed
 from ttvr.store._files import (
     COMPLETE,
     FORMAT,
@@ -157,6 +157,7 @@ class Writer(ClaimedFolder):
     def _take_over(self) -> None:
         """Go on behind what is there, or set it aside."""
         settings, folder = self._settings, self._folder
+        departed(folder, self._sources)
         self._go_on()
         self._earlier = Earlier(folder, settings.arrays, retry_failed=self._retry_failed)
         if not (folder / PAD).exists():
@@ -167,6 +168,7 @@ class Writer(ClaimedFolder):
         lines = _journal.read(folder / ITEMS)
         if lines:
             meta = read_meta(folder)
+            self._shards.check(_rows(lines))
             self._warn_of_other_tools(meta["provenance"])
             if meta["state"] == COMPLETE:
                 # Whoever opens the folder from here on must not take it for finished.
