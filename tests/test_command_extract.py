@@ -161,8 +161,6 @@ def test_lists_of_files(call, good, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", text)
     assert call("--files-from", "-", "-0", "-o", "other")[0] == 0
     assert Features.open("other").ids == ["b", "a"]
-    Path("list").write_bytes(b"\xff")
-    assert call("--files-from", "list", "-o", "third")[0] == 2
     Path("list").write_bytes(b"good/a.mp4\0good/b.mp4\0")
     code, out, err = call("--files-from", "list", "-o", "third")
     assert (code, out) == (2, "")
@@ -180,8 +178,58 @@ def test_dry_run(call, good, tmp_path):
     code, out, err = call(good, "-o", feats, "--dry-run", "--json")
     assert code == 0
     assert [item["action"] for item in json.loads(out)["items"]] == ["make", "keep"]
-    assert "1 to make, 1 to keep" in err
+    assert "1 to make, 1 to keep, 0 to drop" in err
+    (good / "a.mp4").unlink()
+    _, out, err = call(good, "-o", feats, "--dry-run")
+    assert out == f"keep\tb\t{good}/b.mp4\ndrop\ta\t{good}/a.mp4\n"
+    assert "1 to keep, 1 to drop" in err
     assert content(feats) == before
+    assert "1 kept, 1 dropped: no longer among the inputs" in call(good, "-o", feats)[2]
+
+
+def test_other_videos_are_not_dropped_unasked(call, good, tmp_path, monkeypatch):
+    feats = tmp_path / "feats"
+    call(good, "-o", feats)
+    draw(tmp_path / "new" / "a.mp4", seed=3)
+    before = content(feats)
+    monkeypatch.setattr(retriever, "load", None)  # refused without it
+    for flags in ((), ("--dry-run",)):
+        code, out, err = call(tmp_path / "new", "-o", feats, *flags)
+        assert (code, out, err.count("\n")) == (4, "", 1)
+        assert "holds 2 other videos, none of them among these inputs" in err
+    (tmp_path / "texts").write_text("a dog\n")
+    for arguments in ((good, "--frames", 3), ("--text", tmp_path / "texts")):
+        code, _, err = call(*arguments, "-o", feats)
+        assert (code, err.count("\n")) == (4, 1)
+    assert content(feats) == before
+
+
+def test_names_that_cannot_be_ids(call, good, tmp_path):
+    odd = [good / os.fsdecode(b"caf\xe9.mp4"), good / "two\nlines.mp4"]
+    for path in odd:
+        path.touch()
+    code, out, err = call(good, "-o", tmp_path / "feats", "--json")
+    assert code == 3
+    assert json.loads(out)["unnamed"] == [str(path) for path in odd]
+    assert "2 left out: names that cannot be ids" in err
+    assert f"{str(odd[0])!r}: failed: its name cannot be an id (it is not UTF-8); rename it" in err
+    assert r"two\nlines.mp4': failed: its name cannot be an id (it has a line break)" in err
+    assert call(good, "-o", tmp_path / "feats", "--strict")[0] == 1
+    (tmp_path / "list").write_bytes(os.fsencode(odd[0]))
+    code, _, err = call(good / "a.mp4", "--files-from", tmp_path / "list", "--dry-run", "-o", "x")
+    assert (code, "it is not UTF-8" in err) == (0, True)
+    assert call(odd[0], "-o", tmp_path / "feats")[0] == 2
+
+
+def test_failures_of_an_earlier_run(call, clips, tmp_path):
+    feats, hint = tmp_path / "feats", "(from an earlier run; --retry-failed tries it again)"
+    (tmp_path / "x.mp4").write_bytes(b"no video")
+    said = []
+    for flags in ((), (), ("--retry-failed",)):
+        code, _, err = call(clips / "0.mp4", tmp_path / "x.mp4", "-o", feats, *flags)
+        assert code == 3
+        said.append((hint in err, "2 kept" in err, "2/2 videos" in err and "1 failed" in err))
+    assert said == [(False, False, True), (True, True, True), (False, False, True)]
 
 
 def test_a_dry_run_refuses_what_the_run_refuses(call, good, tmp_path):

@@ -146,8 +146,8 @@ def test_duplicates_name_both(tmp_path):
     for name in ("a/x.mp4", "b/x.mp4", "a/x.webm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    for paths in ([tmp_path / "a", tmp_path / "b"], [tmp_path / "a"]):
-        with pytest.raises(TtvrError, match=r"'x': \S+x\.\S+ and \S+x\.\S+; give"):
+    for paths, mend in (([tmp_path / "b", tmp_path / "a"], "give"), ([tmp_path / "a"], "rename")):
+        with pytest.raises(UsageError, match=rf"'x': \S+x\.\S+ and \S+x\.\S+; {mend}"):
             find_inputs(paths)
     (tmp_path / "a" / "x.webm").unlink()
     assert ids(find_inputs([tmp_path])) == ["a/x", "b/x"]
@@ -201,13 +201,23 @@ def test_names(tmp_path):
     (tmp_path / unicodedata.normalize("NFD", "é") / "日本 語.tar.mp4").parent.mkdir()
     (tmp_path / unicodedata.normalize("NFD", "é") / "日本 語.tar.mp4").touch()
     assert ids(find_inputs([tmp_path])) == [unicodedata.normalize("NFC", "é/日本 語.tar")]
-    (tmp_path / "two\nlines.mp4").touch()
-    with pytest.raises(UsageError, match="cannot be an id"):
-        find_inputs([tmp_path])
-    (tmp_path / "two\nlines.mp4").unlink()
-    (tmp_path / os.fsdecode(b"\xff.mp4")).touch()
-    with pytest.raises(UsageError, match="cannot be an id"):
-        find_inputs([tmp_path])
+    odd = {tmp_path / "two\nlines.mp4": "line break", tmp_path / os.fsdecode(b"\xff.mp4"): "UTF-8"}
+    for path, reason in odd.items():
+        path.touch()
+        with pytest.raises(UsageError, match=f"cannot be an id .*{reason}"):
+            find_inputs([path])
+        with pytest.raises(UsageError, match=r"no videos found .* 1 with names"):
+            find_inputs([], listed=[path])
+    for listed in ((), odd):
+        found = find_inputs([tmp_path], listed=listed)
+        assert ids(found) == [unicodedata.normalize("NFC", "é/日本 語.tar")]
+        assert {path for path, _ in found.unnamed} == set(odd)
+    root = tmp_path / os.fsdecode(b"\xff")
+    root.mkdir()
+    (root / "x.mp4").touch()
+    with pytest.raises(UsageError, match="root that is not UTF-8"):
+        find_inputs([root])
+    assert len(find_inputs([tmp_path]).unnamed) == 3
 
 
 def test_rows_are_what_a_plain_loop_gives(clips, model, whole):
@@ -362,14 +372,18 @@ def test_running_again(clips, model, whole, tmp_path, monkeypatch):
     run(folder, inputs[2:6], model)
     counted = Counted(monkeypatch)
     steps = []
-    run(folder, inputs, model, on_step=lambda outcome, skipped: steps.append(skipped))
+    summary = run(folder, inputs, model, on_step=lambda *step: steps.append(step))
+    assert steps == [("failed" if n == 3 else "ok", 2 <= n < 6) for n in range(9)]
+    assert (summary.kept, [problem.kept for problem in summary.problems]) == (4, [True])
     assert counted.ids == ["0", "1", "deep/er/short", "deep/moving", "stills"]
     assert content(folder) == content(whole)
     counted.ids.clear()
-    run(folder, inputs, model, on_step=lambda outcome, skipped: steps.append(skipped))
+    steps.clear()
+    assert run(folder, inputs, model, on_step=lambda *step: steps.append(step)).kept == 9
     assert counted.ids == []
-    assert steps[-1] == len(inputs)
-    run(folder, inputs, model, retry_failed=True)
+    assert sorted(steps) == [("failed", True), *[("ok", True)] * 8]
+    summary = run(folder, inputs, model, retry_failed=True)
+    assert (summary.kept, [problem.kept for problem in summary.problems]) == (8, [False])
     assert counted.ids == ["2b"]
     assert content(folder) == content(whole)
 
@@ -465,7 +479,7 @@ def test_an_interruption_ends_the_decoders(clips, model, whole, tmp_path, monkey
 
     monkeypatch.setattr(decoding, "decode", decode)
 
-    def on_step(outcome, skipped):
+    def on_step(status, kept):
         raise KeyboardInterrupt
 
     began = time.monotonic()

@@ -21,9 +21,13 @@ _SUMMARY = """\
 Videos, folders of videos, folders of images, GIF and WebP -> a folder of .npy features.
 With --text: a file of captions -> a folder of text features.
 
-A folder is searched for videos; an id is the path below it without suffix. Running the same
-command again goes on where it was interrupted, and after changes makes only what is new; the
-result is the same, byte for byte, as if it had run once. stdout: the output folder."""
+A folder is searched for videos; an id is the path below it without suffix. A video whose name
+cannot be an id (a line break, not UTF-8) is left out and listed, and counts as failed.
+
+The output mirrors the inputs. Running the same command again goes on where it was interrupted,
+and after changes makes only what is new and drops what is no longer among the inputs (--dry-run
+shows it); the result is the same, byte for byte, as if it had run once. An output that holds none
+of the inputs, but others, is refused. stdout: the output folder."""
 _EXAMPLES = (
     "ttvr-extract videos/ -o feats/",
     "find . -name '*.mp4' -print0 | ttvr-extract --files-from - -0 --root . -o feats/",
@@ -84,7 +88,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dry-run",
         action="store_true",
-        help="list what would be made and kept, without the weights; write nothing",
+        help="list what would be made, kept and dropped, without the weights; write nothing",
     )
 
 

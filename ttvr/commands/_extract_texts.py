@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 
 def run_texts(args: argparse.Namespace) -> int:
     """Extract text features; the exit code is returned."""
-    from ttvr import extract
+    from ttvr import extract, store
     from ttvr.search import encode_texts
 
     texts = [query.text for query in read_queries(args.text, what="texts")]
     pairs = _pairs(args.gt, texts) if args.gt else None
+    shared = {"kind": "text", "dtype": extract.DTYPES[args.dtype], "shard_rows": args.shard_rows}
+    store.check_usable(Path(args.out), shared, resume=args.resume, overwrite=args.overwrite)
     retriever = load_model(args)
     words = args.words or retriever.clip.context_length
     if words > retriever.clip.context_length:

@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +33,7 @@ from ttvr.errors import RequirementError, UsageError
 if TYPE_CHECKING:
     from ttvr.extract import Inputs, Options, Summary
     from ttvr.recipes import Recipe
+    from ttvr.store import Source
 
 _GIB = 1 << 30
 
@@ -48,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     _check(args)
+    if args.json:  # a path that is not UTF-8 is an escape that json reads back to the same path
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Nothing above needs these: wrong use is answered before torch is imported.
     from ttvr import extract
     from ttvr.clip import weights
@@ -85,6 +90,7 @@ def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
 
     began = time.monotonic()
     found = _ffmpeg([item.clip.path for item in inputs.items])
+    dropped = _check_output(args, inputs)
     retriever = load_model(args)
     options = _options_of(args, retriever.recipe)
     if args.patches:
@@ -103,11 +109,30 @@ def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
             resume=args.resume,
             overwrite=args.overwrite,
             retry_failed=args.retry_failed,
-            on_step=lambda outcome, skipped: progress.step(
-                failed=outcome is not None and outcome.row is None, skipped=skipped
+            on_step=lambda status, kept: progress.step(
+                failed=status == "failed", skipped=int(kept)
             ),
         )
-    return _report(args, summary, inputs, time.monotonic() - began)
+    return _report(args, summary, inputs, len(dropped), time.monotonic() - began)
+
+
+def _check_output(args: argparse.Namespace, inputs: Inputs) -> list[Source]:
+    """What the run will drop from the output: rows whose videos are no longer among the inputs.
+
+    Raises:
+        UsageError, IncompatibleError: the run would refuse the output, as far as that can be told
+            without the weights.
+    """
+    from ttvr import extract, store
+    from ttvr.recipes import Recipe
+
+    unknown = [name for name in ("frames", "sampler", "fps") if getattr(args, name) is None]
+    shared = extract.shared_without_weights(_options_of(args, Recipe()), unknown=unknown)
+    folder = Path(args.out)
+    store.check_usable(folder, shared, resume=args.resume, overwrite=args.overwrite)
+    if args.overwrite:
+        return []
+    return store.departed(folder, [item.source for item in inputs.items])
 
 
 def _options_of(args: argparse.Namespace, recipe: Recipe) -> Options:
@@ -146,20 +171,32 @@ def _ffmpeg(paths: Sequence[Path]) -> str | None:
         raise
 
 
-def _report(args: argparse.Namespace, summary: Summary, inputs: Inputs, seconds: float) -> int:
+def _report(
+    args: argparse.Namespace, summary: Summary, inputs: Inputs, dropped: int, seconds: float
+) -> int:
     for problem in summary.problems:
-        print(f"{problem.path}: {problem.status}: {problem.reason}", file=sys.stderr)
+        again = problem.kept and problem.status == "failed"
+        hint = " (from an earlier run; --retry-failed tries it again)" if again else ""
+        print(f"{problem.path}: {problem.status}: {problem.reason}{hint}", file=sys.stderr)
+    _list_unnamed(inputs)
     counts = summary.meta["counts"]
+    others = [(summary.kept, "kept"), (dropped, "dropped: no longer among the inputs")]
+    others.append((len(inputs.unnamed), "left out: names that cannot be ids"))
     log.info(
-        "%d videos in %s (%d ok, %d partial, %d failed), %.1f s",
-        *(summary.meta["count"], args.out, *counts.values(), seconds),
+        "%d videos in %s (%d ok, %d partial, %d failed)%s, %.1f s",
+        *(summary.meta["count"], args.out, *counts.values()),
+        "".join(f", {count} {what}" for count, what in others if count),
+        seconds,
     )
     if args.json:
         facts = {
             "out": args.out,
             "count": summary.meta["count"],
             "counts": counts,
+            "kept": summary.kept,
+            "dropped": dropped,
             "skipped": inputs.skipped,
+            "unnamed": [str(path) for path, _ in inputs.unnamed],
             "seconds": round(seconds, 3),
             "problems": [problem._asdict() for problem in summary.problems],
         }
@@ -169,7 +206,7 @@ def _report(args: argparse.Namespace, summary: Summary, inputs: Inputs, seconds:
     if not summary.meta["count"]:
         print("ttvr-extract: no input gave features", file=sys.stderr)
         return FAILED
-    if summary.problems:
+    if summary.problems or inputs.unnamed:
         return FAILED if args.strict else PARTIAL
     return DONE
 
@@ -181,26 +218,39 @@ def _list(args: argparse.Namespace, inputs: Inputs) -> int:
         UsageError, IncompatibleError: as the run would; settings that are the weights' own are
             not compared.
     """
-    from ttvr import extract, store
-    from ttvr.recipes import Recipe
+    from ttvr import store
 
-    unknown = [name for name in ("frames", "sampler", "fps") if getattr(args, name) is None]
-    shared = extract.shared_without_weights(_options_of(args, Recipe()), unknown=unknown)
-    store.check_usable(Path(args.out), shared, resume=args.resume, overwrite=args.overwrite)
+    dropped = _check_output(args, inputs)
     there = {} if args.overwrite else store.known(Path(args.out))
     rows = []
     for clip, source in inputs.items:
         status = there.get(source)
         redo = status is None or (status == "failed" and args.retry_failed)
         rows.append({"action": "make" if redo else "keep", "id": clip.id, "path": str(clip.path)})
+    for source in dropped:
+        path = str(Path(source.root, source.path))
+        rows.append({"action": "drop", "id": source.id, "path": path})
+    _list_unnamed(inputs)
     if args.json:
-        print(json.dumps({"out": args.out, "items": rows}, ensure_ascii=False))
+        unnamed = [str(path) for path, _ in inputs.unnamed]
+        facts = {"out": args.out, "items": rows, "unnamed": unnamed}
+        print(json.dumps(facts, ensure_ascii=False))
     else:
         for row in rows:
             print(*row.values(), sep="\t")
-    made = sum(row["action"] == "make" for row in rows)
-    log.info("%d to make, %d to keep; nothing was written", made, len(rows) - made)
+    counts = Counter(row["action"] for row in rows)
+    log.info(
+        "%d to make, %d to keep, %d to drop; nothing was written",
+        *(counts[action] for action in ("make", "keep", "drop")),
+    )
     return DONE
+
+
+def _list_unnamed(inputs: Inputs) -> None:
+    for path, reason in inputs.unnamed:
+        # Quoted: a name may hold a line break, or bytes that no terminal shows.
+        failure = f"failed: its name cannot be an id ({reason}); rename it"
+        print(f"{str(path)!r}: {failure}", file=sys.stderr)
 
 
 def _listed(args: argparse.Namespace) -> list[str]:
@@ -209,10 +259,7 @@ def _listed(args: argparse.Namespace) -> list[str]:
     content = (
         sys.stdin.buffer.read() if args.files_from == "-" else Path(args.files_from).read_bytes()
     )
-    try:
-        lines = content.decode().split("\0" if args.null else "\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{args.files_from}: not UTF-8 at byte {error.start}") from error
+    lines = os.fsdecode(content).split("\0" if args.null else "\n")
     if any("\0" in line for line in lines):
         raise UsageError(f"{args.files_from}: holds NUL bytes; pass -0")
     return [path for line in lines if (path := line if args.null else line.removesuffix("\r"))]

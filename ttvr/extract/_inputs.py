@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ttvr import video
-from ttvr.errors import TtvrError, UsageError
+from ttvr.errors import UsageError
 from ttvr.records import Clip
 from ttvr.store import Source
 
@@ -31,10 +31,13 @@ class Inputs(NamedTuple):
     Attributes:
         items: in the order of the arguments; within a folder by name, each folder in its place.
         skipped: files below folders that are no videos by their suffix.
+        unnamed: videos left out since their names cannot be ids, each with the reason. They have
+            no line in the journal either, which knows inputs by their ids.
     """
 
     items: list[Input]
     skipped: int
+    unnamed: list[tuple[Path, str]]
 
 
 def find_inputs(
@@ -56,12 +59,12 @@ def find_inputs(
         root: what all ids are relative to.
 
     Raises:
-        UsageError: nothing found, a path is missing or not below `root`, or a name cannot be
-            an id.
-        TtvrError: two videos have one id; names both.
+        UsageError: nothing found, a path is missing or not below `root`, the name of one of
+            `paths` cannot be an id, or two videos have one id; names both.
     """
     base = None if root is None else _absolute(Path(root))
     found: list[Input] = []
+    unnamed: dict[Path, str] = {}
     skipped = 0
     for path, must_exist in [*((p, True) for p in paths), *((p, False) for p in listed)]:
         path = _absolute(Path(path))
@@ -71,13 +74,20 @@ def find_inputs(
             for child in _search(path):
                 if child is None:
                     skipped += 1
+                elif reason := _unfit(child, base or path):
+                    unnamed[child] = reason
                 else:
                     found.append(_input(child, base or path))
-        else:
+        elif not (reason := _unfit(path, base or path.parent)):
             found.append(_input(path, base or path.parent))
+        elif must_exist:
+            raise UsageError(f"{str(path)!r}: its name cannot be an id ({reason}); rename it")
+        else:
+            unnamed[path] = reason
     if not found:
-        raise UsageError(f"no videos found ({skipped} other files passed over)")
-    return Inputs(_without_repeats(found), skipped)
+        odd = f", {len(unnamed)} with names that cannot be ids" if unnamed else ""
+        raise UsageError(f"no videos found ({skipped} other files passed over{odd})")
+    return Inputs(_without_repeats(found), skipped, list(unnamed.items()))
 
 
 def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path | None]:
@@ -95,14 +105,22 @@ def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[P
             yield path if video.is_video(path) else None
 
 
-def _input(path: Path, root: Path) -> Input:
+def _unfit(path: Path, root: Path) -> str | None:
+    """Why the name of a file below the root cannot be an id; None where it can."""
     if not path.is_relative_to(root):
         raise UsageError(f"{path} is not below --root {root}")
     below = path.relative_to(root).as_posix()
+    if "\n" in below:
+        return "it has a line break"
+    return None if _is_unicode(below) else "it is not UTF-8"
+
+
+def _input(path: Path, root: Path) -> Input:
+    if not _is_unicode(str(root)):
+        raise UsageError(f"{str(root)!r}: a root that is not UTF-8 cannot be recorded; rename it")
+    below = path.relative_to(root).as_posix()
     name = below if path.is_dir() else below.removesuffix(path.suffix)
     id = _normal(name)
-    if "\n" in below or below != below.encode(errors="replace").decode():
-        raise UsageError(f"{str(path)!r}: a name with such characters cannot be an id; rename it")
     return Input(Clip(id, path), _source(path, id, str(root), below))
 
 
@@ -134,17 +152,23 @@ def _without_repeats(found: Iterable[Input]) -> list[Input]:
     """Each input once: a folder and a file below it may both be named.
 
     Raises:
-        TtvrError: two different videos have one id.
+        UsageError: two different videos have one id.
     """
     first: dict[str, Input] = {}
     for item in found:
         other = first.setdefault(item.clip.id, item)
         if other.clip.path != item.clip.path:
-            raise TtvrError(
+            is_alike = other.source.root == item.source.root
+            mend = "rename one" if is_alike else "give a folder above both, or --root"
+            raise UsageError(
                 f"two inputs have the id {item.clip.id!r}: {other.clip.path} and "
-                f"{item.clip.path}; give a folder above both, or --root"
+                f"{item.clip.path}; {mend}"
             )
     return list(first.values())
+
+
+def _is_unicode(name: str) -> bool:
+    return name == name.encode(errors="replace").decode()
 
 
 def _normal(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +15,23 @@ from ttvr.extract._options import Options, settings
 from ttvr.retriever import Retriever
 from ttvr.store import Outcome, Writer
 
-OnStep = Callable[[Outcome | None, int], None]
+OnStep = Callable[[str, bool], None]
 
 
 class Problem(NamedTuple):
-    """An input that failed or is partial: where it is, which of the two, why."""
+    """An input that failed or is partial: where it is, which of the two, why.
+
+    Attributes:
+        path: of the file or image folder, absolute.
+        status: failed or partial.
+        reason: in a few words.
+        kept: an earlier run found it out, this one did not try.
+    """
 
     path: str
     status: str
     reason: str
+    kept: bool
 
 
 class Summary(NamedTuple):
@@ -32,10 +40,12 @@ class Summary(NamedTuple):
     Attributes:
         meta: the content of `meta.json`.
         problems: inputs that failed or are partial, in order.
+        kept: inputs that earlier runs had done, failed ones among them.
     """
 
     meta: dict[str, Any]
     problems: list[Problem]
+    kept: int
 
 
 def run(
@@ -48,7 +58,7 @@ def run(
     resume: bool = True,
     overwrite: bool = False,
     retry_failed: bool = False,
-    on_step: OnStep = lambda outcome, skipped: None,
+    on_step: OnStep = lambda status, kept: None,
 ) -> Summary:
     """Fill a feature folder, or go on with it; the bytes do not depend on jobs or interruptions.
 
@@ -61,8 +71,7 @@ def run(
         resume: go on with what is there.
         overwrite: remove what is there.
         retry_failed: try inputs again that failed.
-        on_step: called with each outcome and 0, or once with None and the number of inputs that
-            were done before.
+        on_step: called for each input with its status and whether an earlier run had done it.
 
     Raises:
         TtvrError: of the store; or the model gives NaN for a video, which is named.
@@ -79,29 +88,42 @@ def run(
     )
     meta = made.finished()
     if meta is not None:
-        on_step(None, len(inputs))
-        return Summary(meta, _problems(folder))
-    with made as writer:
-        _fill(writer, inputs, Encoder(retriever, options), options, on_step)
-        meta = writer.finish()
-    return Summary(meta, _problems(folder))
+        _tell_done(meta["counts"], on_step)
+        kept = {item.clip.id for item in inputs}
+    else:
+        with made as writer:
+            _tell_done(writer.counts, on_step)
+            kept = _fill(writer, inputs, Encoder(retriever, options), options, on_step)
+            meta = writer.finish()
+    return Summary(meta, _problems(folder, kept), len(kept))
+
+
+def _tell_done(counts: Mapping[str, int], on_step: OnStep) -> None:
+    for status, count in counts.items():
+        for _ in range(count):
+            on_step(status, True)
 
 
 def _fill(
     writer: Writer, inputs: Sequence[Input], encoder: Encoder, options: Options, on_step: OnStep
-) -> None:
-    if writer.done:
-        on_step(None, writer.done)
-    decoded = ordered(
-        inputs[writer.done :],
-        options.decoding(encoder.image_size),
-        jobs=options.jobs,
-        kept=lambda item: writer.kept(item.source),
-    )
+) -> set[str]:
+    """Do what is not done; returns the ids of what earlier runs had done."""
+    kept = {item.clip.id for item in inputs[: writer.done]}
+    left = inputs[writer.done :]
+
+    def reuse(item: Input) -> Outcome | None:
+        outcome = writer.kept(item.source)
+        if outcome is not None:
+            kept.add(item.clip.id)
+        return outcome
+
+    size = encoder.image_size
+    decoded = ordered(left, options.decoding(size), jobs=options.jobs, kept=reuse)
     with contextlib.closing(decoded):  # whatever happens, the decoders end with it
-        for outcome in _encoded(decoded, encoder):
+        for item, outcome in zip(left, _encoded(decoded, encoder), strict=True):
             writer.add(outcome)
-            on_step(outcome, 0)
+            on_step(outcome.facts["status"], item.clip.id in kept)
+    return kept
 
 
 def _encoded(
@@ -131,13 +153,15 @@ def _flush(
         yield Outcome(result.facts, next(rows)) if isinstance(result, Decoded) else result
 
 
-def _problems(folder: Path) -> list[Problem]:
+def _problems(folder: Path, kept: Collection[str]) -> list[Problem]:
     found = []
     for item in store.attempts(folder):
-        if item["status"] == "failed":
-            found.append(Problem(item["file"], "failed", f"{item['error']}: {item['detail']}"))
-        elif item["status"] == "partial":
-            found.append(Problem(item["file"], "partial", _shortfall(item)))
+        status = item["status"]
+        if status != "ok":
+            reason = (
+                _shortfall(item) if status == "partial" else f"{item['error']}: {item['detail']}"
+            )
+            found.append(Problem(item["file"], status, reason, item["id"] in kept))
     return found
 
 
