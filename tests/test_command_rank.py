@@ -132,7 +132,8 @@ def test_query_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"fine\nbroken \xff\n", "q.txt:2: not UTF-8"),
+        (b"fine\nbroken \xff\n", r"q.txt:2: not UTF-8; convert it \(iconv -f LATIN1 -t UTF-8\)"),
+        ("dog".encode("utf-16"), "q.txt:1: not UTF-8; convert it .iconv -f UTF-16 -t UTF-8"),
         (b"fine\nq1\t \n", "q.txt:2: no text after the id 'q1'"),
         (b"\n \n", "no queries"),
         (b"", "no queries"),
@@ -155,7 +156,8 @@ def test_stdin(feats, capsys, monkeypatch):
     ("argv", "message"),
     [
         (["feats"], "expected QUERIES and the feature folder"),
-        (["--query", "a", "q.txt", "feats"], "only the feature folder"),
+        (["--query", "a", "q.txt", "feats"], "QUERIES or --query, not both"),
+        (["--query", "a", "q.txt", "r.txt", "feats"], "only the feature folder"),
         (["--query", " ", "feats"], "query 0 is blank"),
         (["feats", "q.txt"], "the file of queries comes first"),
         (["--query", "a", "feats", "-0"], "-0 goes with --ids"),
@@ -176,7 +178,11 @@ def test_wrong_use_is_exit_2(feats, capsys, argv, message):
 def test_exit_codes(feats, capsys, tmp_path):
     assert run(tmp_path / "none.txt", feats) == 1
     assert "none.txt" in capsys.readouterr().err
+    for sentence in ("a dog", "a/dog " * 900):
+        assert run(sentence, feats) == 1
+        assert f"; to rank one sentence: --query '{sentence}'\n" in capsys.readouterr().err
     assert run("--query", "a", tmp_path) == 1
+    assert "make one: ttvr-extract PATH... -o feats/" in capsys.readouterr().err
     assert run("--query", "a", feats, "-w", "other.pt") == 4
     assert "other.pt" in capsys.readouterr().err
     assert run("--query", "a", feats, "-w", "ViT-H/99") == 5

@@ -12,7 +12,7 @@ from feature_folder import NAMES, write_features, write_home
 import ttvr
 from ttvr import search
 from ttvr.clip import tokenizer
-from ttvr.errors import IncompatibleError, RequirementError, UsageError
+from ttvr.errors import IncompatibleError, RequirementError, TtvrError, UsageError
 from ttvr.store import Features
 
 QUERIES = [
@@ -131,9 +131,11 @@ def test_no_time_without_frames(home, model, tmp_path):
     assert [hit.time for hit in hits.hits] == [None] * 3
 
 
-def test_a_folder_without_videos_gives_no_hits(home, model, tmp_path):
+def test_a_folder_without_videos_is_an_error(model, tmp_path):
     write_features(tmp_path / "feats", model, names={})
-    assert ttvr.rank(["a dog"], tmp_path / "feats")[0].hits == ()
+    with pytest.raises(TtvrError, match="feats holds no videos") as caught:
+        ttvr.rank(["a dog"], tmp_path / "feats")
+    assert caught.value.exit_code == 1
 
 
 def test_weights_that_did_not_make_the_features_are_refused(home):

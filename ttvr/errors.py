@@ -25,6 +25,19 @@ class RequirementError(TtvrError):
     exit_code = 5
 
 
+def not_utf8(where: str, content: bytes) -> TtvrError:
+    """The error for a text file in another encoding.
+
+    Args:
+        where: its name, and the line.
+        content: of the whole file.
+    """
+    # Any bytes are Latin-1; only UTF-16 tells what it is, by its byte order mark.
+    is_wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    encoding = "UTF-16" if is_wide else "LATIN1"
+    return TtvrError(f"{where}: not UTF-8; convert it (iconv -f {encoding} -t UTF-8)")
+
+
 class VideoError(TtvrError):
     """A video that yields no usable frame.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ttvr.clip import tokenizer
-from ttvr.errors import IncompatibleError, UsageError
+from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.records import TextFeatures
 from ttvr.retriever import Retriever, load_for, require_same
 from ttvr.score import top_k
@@ -82,7 +82,8 @@ def rank(
         One entry per sentence, in their order.
 
     Raises:
-        TtvrError: of the folder or of the model; a score that is not finite.
+        TtvrError: of the folder, which may hold no videos, or of the model; a score that is not
+            finite.
         IncompatibleError: the weights did not make these features.
         RequirementError: the weights or the device are not there.
     """
@@ -104,6 +105,8 @@ def open_model(
     """The model that made a folder of videos; arguments and errors as `rank`."""
     if features.kind != "video":
         raise IncompatibleError(f"{features.path} holds texts; expected features of videos")
+    if not len(features):
+        raise TtvrError(f"{features.path} holds no videos: no input gave features")
     made_with = features.meta["model"]
     retriever = load_for(made_with, weights=weights, activation=activation, device=device)
     require_same(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from ttvr.errors import TtvrError
+from ttvr.errors import TtvrError, not_utf8
 
 
 class Query(NamedTuple):
@@ -34,7 +34,7 @@ def read_queries(path: str, *, what: str = "queries") -> list[Query]:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise TtvrError(f"{name}:{number}: not UTF-8; convert it (`iconv -t UTF-8`)") from error
+            raise not_utf8(f"{name}:{number}", content) from error
         if not text.strip():
             continue
         before, tab, after = text.partition("\t")

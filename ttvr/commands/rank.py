@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, execute, parser
 from ttvr.commands._texts import Query, read_queries
-from ttvr.errors import UsageError
+from ttvr.errors import TtvrError, UsageError
 
 if TYPE_CHECKING:
     from ttvr.search import Hits
@@ -36,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
         "and not counted; - is stdin.\n"
         "Output: lines of `query rank score id time path`, tab-separated. query is the id or else\n"
         "the number from 0, time the second at which the frame that fits best is shown; in ids\n"
-        "and paths a tab is written \\t, a newline \\n, a return \\r, a backslash \\\\.",
+        "and paths a tab is written \\t, a newline \\n, a return \\r, a backslash \\\\. A line\n"
+        "with the names of the columns comes first on a terminal, but not in a file or a pipe.",
         examples=[
             'ttvr-rank --query "a dog catches a frisbee" feats/ -k 3',
             "ttvr-rank queries.txt feats/ --json | ttvr-show - -o hits.png",
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     source, folder = _inputs(args)
-    queries = [Query(None, text) for text in args.query] if source is None else read_queries(source)
+    queries = [Query(None, text) for text in args.query] if source is None else _read(source)
     if blank := [number for number, query in enumerate(queries) if not query.text.strip()]:
         raise UsageError(f"query {blank[0]} is blank")
     from ttvr.search import open_model, search
@@ -110,13 +112,28 @@ def _inputs(args: argparse.Namespace) -> tuple[str | None, str]:
     if args.null and not args.ids:
         raise UsageError("-0 goes with --ids")
     wanted = 1 if args.query else 2
+    if args.query and len(args.inputs) == 2:
+        raise UsageError(f"QUERIES or --query, not both; got {args.inputs[0]} and --query")
     if len(args.inputs) != wanted:
         what = "only the feature folder" if args.query else "QUERIES and the feature folder"
         raise UsageError(f"expected {what}, got {len(args.inputs)} arguments: {args.inputs}")
-    source = None if args.query else args.inputs[0]
-    if source not in (None, "-") and Path(source).is_dir():
-        raise UsageError(f"{source} is a folder; the file of queries comes first, then the folder")
-    return source, args.inputs[-1]
+    return None if args.query else args.inputs[0], args.inputs[-1]
+
+
+def _read(source: str) -> list[Query]:
+    """The queries of a file; says what to do where it is a folder, or a sentence."""
+    try:
+        return read_queries(source)
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{source} is a folder; the file of queries comes first, then the folder"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
+        raise TtvrError(
+            f"{source}: {error.strerror}; to rank one sentence: --query {shlex.quote(source)}"
+        ) from error
 
 
 def _print(found: Iterable[Hits], args: argparse.Namespace) -> None:

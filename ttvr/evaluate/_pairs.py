@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from ttvr.errors import IncompatibleError, TtvrError
+from ttvr.errors import IncompatibleError, TtvrError, not_utf8
 from ttvr.store import Features, attempts
 
 _GT = "gt.tsv"
@@ -134,6 +134,6 @@ def _lines(content: bytes, name: str) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise TtvrError(f"{name}:{line}: not UTF-8; convert it (`iconv -t UTF-8`)") from error
+        raise not_utf8(f"{name}:{line}", content) from error
     # Not splitlines: a caption may hold U+2028 and its like.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
