@@ -99,7 +99,7 @@ def _ours(
 def _plain_loop(
     inputs: Sequence[Input], folder: Path, model: Retriever, frames: int
 ) -> Callable[[], object]:
-    """What a short script does: every frame decoded and kept, the chosen ones through PIL."""
+    """What a short script does: every frame is decoded, the chosen ones go through PIL."""
     try:
         import av
     except ImportError as error:
@@ -115,11 +115,10 @@ def _plain_loop(
         folder.mkdir(exist_ok=True)
         for number, item in enumerate(inputs):
             with av.open(str(item.clip.path)) as container:
-                images = [frame.to_image() for frame in container.decode(video=0)]
-            chosen = [images[index] for index in uniform_indices(len(images), frames)]
-            pixels = preprocess(
-                np.stack([np.asarray(image) for image in chosen]), model.clip.image_size
-            )
+                decoded = list(container.decode(video=0))
+            chosen = [decoded[index] for index in uniform_indices(len(decoded), frames)]
+            images = np.stack([np.asarray(frame.to_image()) for frame in chosen])
+            pixels = preprocess(images, model.clip.image_size)
             mask = torch.ones(1, frames, dtype=torch.bool)
             found: VideoFeatures = model.encode_video(torch.as_tensor(pixels)[None], mask)
             np.save(folder / f"{number}.npy", found.frames[0].numpy().astype("f2"))
