@@ -13,6 +13,14 @@ PLAIN_EVERY = 30.0
 MOVING_EVERY = 0.1
 
 
+def mute(stream: TextIO) -> None:
+    """Send what is still written to a stream nowhere: its reader has left.
+
+    What is buffered would otherwise fail again at exit, and change the exit code.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class Progress:
     """Counts items done and failed, and says so at most as often as the stream can bear.
 
@@ -84,6 +92,7 @@ class Progress:
             self._stream.flush()
         except BrokenPipeError:
             self._mode = "never"  # nobody listens any more; the work goes on
+            mute(self._stream)
 
     def _rate(self) -> float:
         spent = max(time.monotonic() - self._began, 1e-9)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from ttvr import __version__
+from ttvr.commands._progress import mute
 from ttvr.errors import TtvrError
 
 DONE, FAILED, USAGE, PARTIAL, INCOMPATIBLE, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -98,8 +98,7 @@ def execute(
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader has what it wanted (`| head`): keep the interpreter from flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute(sys.stdout)  # the reader has what it wanted (`| head`)
         return DONE
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -116,6 +115,11 @@ def execute(
             logging.getLogger(__name__).error("", exc_info=error)
         _say(made, _one_line(error))
         return getattr(error, "exit_code", FAILED)
+    finally:
+        try:
+            sys.stderr.flush()
+        except BrokenPipeError:
+            mute(sys.stderr)
 
 
 def _parse(made: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
