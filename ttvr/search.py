@@ -32,8 +32,8 @@ class Hit(NamedTuple):
         id: of the video.
         path: of the file or image folder, absolute.
         score: of the head; of meanp the cosine, -1 to 1.
-        time: seconds from the first frame of the frame that fits best; None where the features
-            do not tell.
+        time: seconds from the first frame of the frame that fits best, to the millisecond; None
+            where the features do not tell.
     """
 
     rank: int
@@ -258,4 +258,4 @@ def _times(features: Features, sentence: Tensor, rows: list[int]) -> list[float 
     cosines = (frames @ sentence) / frames.norm(dim=-1)
     best = cosines.masked_fill(~mask, -torch.inf).argmax(dim=1)
     times = features.times[rows][range(len(rows)), best.numpy()].tolist()
-    return [None if math.isnan(time) else time for time in times]
+    return [None if math.isnan(time) else round(time, 3) for time in times]
