@@ -328,7 +328,7 @@ def test_texts_that_cannot_be(call, tmp_path):
     (tmp_path / "gt.tsv").write_text("a cat\tv1\n")
     text = ("--text", tmp_path / "captions.txt", "-o", tmp_path / "t")
     for rest, message in (
-        (("--on-long", "error"), "1 texts have more than 77 tokens"),
+        (("--on-long", "error"), "1 of 2 texts have more than 77 tokens"),
         (("--words", 78), "the model takes 77"),
         (("--gt", tmp_path / "gt.tsv"), "gt.tsv:1: its caption is not among the texts"),
     ):

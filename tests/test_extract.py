@@ -554,7 +554,7 @@ def test_texts_go_on(model, tmp_path):
 
 
 def test_texts_that_cannot_be(model, tmp_path):
-    with pytest.raises(UsageError, match="1 texts have more than 20 tokens"):
+    with pytest.raises(UsageError, match=f"1 of {len(TEXTS)} texts have more than 20 tokens"):
         write_texts(tmp_path / "t", model, TEXTS, on_long="error")
     with pytest.raises(UsageError, match="no texts"):
         write_texts(tmp_path / "t", model, [])

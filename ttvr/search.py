@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,9 +18,6 @@ from ttvr.score import top_k
 from ttvr.store import Features
 
 QUERIES_AT_ONCE = 64
-_SHOWN = 60
-
-log = logging.getLogger(__name__)
 
 
 class Hit(NamedTuple):
@@ -148,7 +144,9 @@ def search(
         TtvrError: a score is not finite.
     """
     names = [None] * len(queries) if ids is None else ids
-    count_long(queries, most=retriever.clip.context_length, on_long=on_long, what="queries")
+    tokenizer.count_long(
+        queries, most=retriever.clip.context_length, on_long=on_long, what="queries"
+    )
 
     def find() -> Iterator[Hits]:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
@@ -158,33 +156,6 @@ def search(
                 yield Hits(number, names[number], text, hits)
 
     return find()
-
-
-def count_long(texts: Sequence[str], *, most: int, on_long: str, what: str) -> int:
-    """How many texts have too many tokens; logged where there are some.
-
-    Args:
-        texts: sentences.
-        most: tokens a text may have.
-        on_long: "truncate", or "error".
-        what: what the texts are, for messages.
-
-    Raises:
-        UsageError: there are some, and that is an error.
-    """
-    long = [at for at, count in enumerate(tokenizer.count(texts)) if count > most]
-    if not long:
-        return 0
-    first = texts[long[0]]
-    first = repr(first if len(first) <= _SHOWN else first[:_SHOWN] + "...")
-    found = f"{len(long)} of {len(texts)} {what} have more than {most} tokens"
-    if on_long == "error":
-        raise UsageError(
-            f"{found}, the first is number {long[0]}, {first}; shorten them or pass "
-            "--on-long truncate"
-        )
-    log.warning("%s and were cut, the first is number %d, %s", found, long[0], first)
-    return len(long)
 
 
 @torch.inference_mode()

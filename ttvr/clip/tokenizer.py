@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import heapq
 import html
+import logging
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -27,6 +28,8 @@ import regex
 import torch
 from torch import Tensor
 
+from ttvr.errors import UsageError
+
 SOT = 49406
 EOT = 49407
 CONTEXT = 77
@@ -37,7 +40,10 @@ _SPECIAL = {"<|startoftext|>": SOT, "<|endoftext|>": EOT}
 _END = "</w>"
 
 _CACHED_PIECES = 1 << 16
+_SHOWN = 60  # characters of a text in a message
 _CACHED_LENGTH = 64  # characters; what is longer hardly comes twice
+
+log = logging.getLogger(__name__)
 
 # Case is ignored although the text is lowercase: a long s, say, still makes a contraction.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -84,6 +90,33 @@ def decode(ids: Iterable[int]) -> str:
 def count(texts: Sequence[str]) -> list[int]:
     """How many tokens each text has before any cut, start-of-text and end-of-text included."""
     return [len(encode(text)) + 2 for text in texts]
+
+
+def count_long(texts: Sequence[str], *, most: int, on_long: str, what: str) -> int:
+    """How many texts have too many tokens; logged where there are some.
+
+    Args:
+        texts: sentences.
+        most: tokens a text may have.
+        on_long: "truncate", or "error".
+        what: what the texts are, for messages.
+
+    Raises:
+        UsageError: there are some, and that is an error.
+    """
+    long = [at for at, tokens in enumerate(count(texts)) if tokens > most]
+    if not long:
+        return 0
+    first = texts[long[0]]
+    first = repr(first if len(first) <= _SHOWN else first[:_SHOWN] + "...")
+    found = f"{len(long)} of {len(texts)} {what} have more than {most} tokens"
+    if on_long == "error":
+        raise UsageError(
+            f"{found}, the first is number {long[0]}, {first}; shorten them or pass "
+            "--on-long truncate"
+        )
+    log.warning("%s and were cut, the first is number %d, %s", found, long[0], first)
+    return len(long)
 
 
 def clean(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -15,8 +14,6 @@ from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE
 from ttvr.commands._texts import read_queries
 from ttvr.errors import UsageError
-
-log = logging.getLogger(__name__)
 
 
 def run_texts(args: argparse.Namespace) -> int:
@@ -47,8 +44,6 @@ def run_texts(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             on_step=lambda count, skipped: progress.step(skipped=skipped or count),
         )
-    if long:
-        log.warning("%d of %d texts have more than %d tokens, cut", long, len(texts), words)
     if args.json:
         print(json.dumps({"out": args.out, "count": meta["count"], "truncated": long}))
     else:

@@ -91,8 +91,9 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("no ground truth: pass --gt pairs.tsv, or --text-features with a gt.tsv")
     save = new_file(args.save, overwrite=args.overwrite) if args.save else None
     from ttvr import evaluate
+    from ttvr.clip import tokenizer
     from ttvr.retriever import load_for
-    from ttvr.search import count_long, encode_texts
+    from ttvr.search import encode_texts
     from ttvr.store import Features
 
     features = Features.open(args.features)
@@ -110,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
         length, words = retriever.text_length, not retriever.head.offline
 
         def encode(captions: list[str]) -> tuple[TextFeatures, int]:
-            cut = count_long(captions, most=length, on_long=args.on_long, what="captions")
+            cut = tokenizer.count_long(captions, most=length, on_long=args.on_long, what="captions")
             size = args.batch_size
             made = encode_texts(retriever, captions, batch_size=size, words=words, length=length)
             return made, cut

@@ -70,7 +70,9 @@ def run_texts(
         UsageError: there is no text, or one is too long and that is an error.
         TtvrError: of the store, or the model gives NaN.
     """
-    long = _too_long(texts, options)
+    if not texts:
+        raise UsageError("no texts: every line is blank")
+    long = tokenizer.count_long(texts, most=options.words, on_long=options.on_long, what="texts")
     made = TextWriter(
         folder,
         texts,
@@ -99,20 +101,6 @@ def run_texts(
                 writer.add(row)
             on_step(len(block), 0)
         return writer.finish(), long
-
-
-def _too_long(texts: Sequence[str], options: TextOptions) -> int:
-    """How many texts have too many tokens."""
-    if not texts:
-        raise UsageError("no texts: every line is blank")
-    counts = tokenizer.count(texts)
-    long = [text for text, count in zip(texts, counts, strict=True) if count > options.words]
-    if long and options.on_long == "error":
-        raise UsageError(
-            f"{len(long)} texts have more than {options.words} tokens, the first is {long[0]!r}; "
-            "shorten them or pass --on-long truncate"
-        )
-    return len(long)
 
 
 @torch.inference_mode()
