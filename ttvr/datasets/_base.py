@@ -1,0 +1,69 @@
+"""The contract of every dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from ttvr import video
+from ttvr.errors import UsageError
+from ttvr.records import Clip, Split
+
+
+class Dataset:
+    """Clips with captions, in splits, and the pixels of a clip."""
+
+    splits: ClassVar[tuple[str, ...]] = ()
+    needs_root: ClassVar[bool] = True
+    """Whether there are files that `root` has to name."""
+
+    def load(self, root: Path | None, split: str, *, limit: int | None = None) -> Split:
+        """The clips and captions of a split.
+
+        Args:
+            root: the folder the dataset lies in; None where it needs none.
+            split: one of `splits`.
+            limit: only the first so many clips, with their captions.
+
+        Raises:
+            UsageError: no such split, or no root where one is needed.
+            TtvrError: files are missing or are not those that were published.
+        """
+        raise NotImplementedError
+
+    def read(self, clip: Clip, choose: Callable[[int], Sequence[int]], *, size: int) -> np.ndarray:
+        """Chosen frames of a clip, decoded from its file.
+
+        Args:
+            clip: of a split of this dataset.
+            choose: given the number n of frames, the ascending indices 0..n-1 of those wanted;
+                repeats are returned once.
+            size: side of the square frames, pixels: short side scaled, middle cropped.
+
+        Returns:
+            [T, size, size, 3] uint8 RGB, at least one frame.
+
+        Raises:
+            VideoError: no frame could be had.
+        """
+        found = video.read_frames(
+            clip.path, lambda n: list(choose(n)), size=size, start=clip.start, end=clip.end
+        )
+        return found.pixels
+
+    def check(self, root: Path | None, split: str) -> None:
+        """Refuse a split that there is not, and a missing root; for `load`.
+
+        Raises:
+            UsageError: says which splits there are, or to pass --root.
+        """
+        name = type(self).__module__.rpartition(".")[2]
+        if split not in self.splits:
+            raise UsageError(
+                f"dataset {name} has no split {split!r}; there are: {', '.join(self.splits)}"
+            )
+        if self.needs_root and root is None:
+            raise UsageError(f"dataset {name} needs its folder: pass --root DIR")
