@@ -122,8 +122,9 @@ def nth(split: str, index: int, *, seed: int = 0) -> tuple[Scene, np.random.Gene
 
 
 def reverse(scene: Scene) -> Scene:
-    """The scene whose frames are those of this one in the opposite order; itself where it is
-    symmetric in time.
+    """The scene whose frames are those of this one in the opposite order.
+
+    A scene that is symmetric in time, as left and then right, is its own reversal.
 
     Raises:
         ValueError: this kind of event has no reversal.
