@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,12 +27,15 @@ class Clip(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Videos and the sentences that describe them: `captions[i]` belongs to `clips[owner[i]]`."""
+    """Videos and the sentences that describe them: `captions[i]` belongs to `clips[owner[i]]`.
+
+    The sequences never change; a dataset may make their items when they are asked for.
+    """
 
     name: str
-    clips: tuple[Clip, ...]
-    captions: tuple[str, ...]
-    owner: tuple[int, ...]
+    clips: Sequence[Clip]
+    captions: Sequence[str]
+    owner: Sequence[int]
 
 
 class Batch(NamedTuple):

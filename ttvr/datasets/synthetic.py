@@ -1,0 +1,178 @@
+"""Captioned clips of moving shapes, drawn when they are read: no files, no download.
+
+An id says all there is to know of a clip: "test-00012" is scene 12 of the test part, and
+"twins-00012r" is that scene played backwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar, overload
+
+import numpy as np
+
+from ttvr import synthetic
+from ttvr.datasets._base import Dataset
+from ttvr.errors import UsageError
+from ttvr.records import Clip, Split
+from ttvr.synthetic import FRAMES, Scene
+
+TRAIN = 400_000
+"""Clips of the training split."""
+GALLERY = 500
+"""Clips of the validation and of the test split."""
+TWINS = 420
+"""Scenes of the twins split, each of which is there forwards and backwards."""
+
+_SHORT = 0.3  # of the training captions leave things out, as people do
+_ID = re.compile(r"(train|val|test|twins)-(\d+)(r?)")
+_DIGITS = {"train": 7, "val": 5, "test": 5, "twins": 5}
+
+_T = TypeVar("_T")
+
+
+class Synthetic(Dataset):
+    """Four splits; no meaning of the others is ever seen in training, nor its reversal.
+
+    `train` has a caption per clip, full or short. `val` and `test` hold clips of pairwise
+    distinct meanings with full captions, so that each caption is right for one clip alone. `twins`
+    takes scenes of the test part that have a direction in time, with their reversals: what the
+    gallery of `test` does not ask, since there appearance alone tells nearly all clips apart.
+    """
+
+    splits = ("train", "val", "test", "twins")
+    needs_root = False
+
+    def load(self, root: Path | None, split: str, *, limit: int | None = None) -> Split:
+        """The clips and captions of a split; those of `train` are drawn when they are asked for.
+
+        Args:
+            root: not looked at.
+            split: "train", "val", "test" or "twins".
+            limit: only the first so many clips. Of `twins` every odd one reverses the one before.
+
+        Raises:
+            UsageError: no such split.
+        """
+        self.check(root, split)
+        # 85 us a scene: half a minute for all of train, of which a run may see a part.
+        if split == "train":
+            count = TRAIN if limit is None else min(limit, TRAIN)
+            clips = _Drawn(count, lambda index: _clip(_id("train", index)))
+            captions = _Drawn(count, lambda index: caption_of(_id("train", index)))
+            return Split("synthetic/train", clips, captions, range(count))
+        ids = list(itertools.islice(_twins() if split == "twins" else _gallery(split), limit))
+        captions = tuple(map(caption_of, ids))
+        return Split(f"synthetic/{split}", tuple(map(_clip, ids)), captions, tuple(range(len(ids))))
+
+    def read(self, clip: Clip, choose: Callable[[int], Sequence[int]], *, size: int) -> np.ndarray:
+        """Chosen frames of a clip, drawn at this size; the whole clip, whatever its times say.
+
+        Args:
+            clip: of any split; the id alone counts.
+            choose: given the number of frames, 36, the ascending indices of those wanted; repeats
+                are returned once.
+            size: side of the square frames, pixels.
+
+        Returns:
+            [T, size, size, 3] uint8 RGB.
+
+        Raises:
+            UsageError: no clip has this id.
+        """
+        wanted = sorted({int(index) for index in choose(FRAMES)})
+        return synthetic.render(scene_of(clip.id), wanted, size=size)
+
+
+def scene_of(clip: str) -> Scene:
+    """The scene that a clip shows, from its id.
+
+    Raises:
+        UsageError: no clip has this id.
+    """
+    return _drawn(clip)[0]
+
+
+def caption_of(clip: str) -> str:
+    """The caption of a clip, from its id; a reversal has the same synonyms as far as they fit.
+
+    Raises:
+        UsageError: no clip has this id.
+    """
+    scene, rng = _drawn(clip)
+    short = clip.startswith("train") and rng.random() < _SHORT
+    return synthetic.caption(scene, rng, short=short)
+
+
+def _drawn(clip: str) -> tuple[Scene, np.random.Generator]:
+    """The scene of a clip, and what its caption is drawn by."""
+    match = _ID.fullmatch(clip)
+    if match is None:
+        raise UsageError(f"no synthetic clip {clip!r}; ids look like test-00012")
+    split, index, is_reversed = match.groups()
+    scene, rng = synthetic.nth("test" if split == "twins" else split, int(index))
+    if not is_reversed:
+        return scene, rng
+    if split != "twins" or not synthetic.is_temporal(scene):
+        raise UsageError(f"no synthetic clip {clip!r}: it has no reversal")
+    return synthetic.reverse(scene), rng
+
+
+def _gallery(split: str) -> Iterator[str]:
+    """Ids of clips of distinct meanings."""
+    seen: set[str] = set()
+    for index in itertools.count():
+        if len(seen) == GALLERY:
+            return
+        meaning = synthetic.meaning(synthetic.nth(split, index)[0])
+        if meaning not in seen:
+            seen.add(meaning)
+            yield _id(split, index)
+
+
+def _twins() -> Iterator[str]:
+    """Ids of clips and their reversals in turn, of distinct meanings."""
+    seen: set[str] = set()
+    for index in itertools.count():
+        if len(seen) == 2 * TWINS:
+            return
+        scene, _ = synthetic.nth("test", index)
+        if not synthetic.is_temporal(scene):
+            continue
+        both = {synthetic.meaning(scene), synthetic.meaning(synthetic.reverse(scene))}
+        if both.isdisjoint(seen):
+            seen |= both
+            yield from (_id("twins", index), _id("twins", index) + "r")
+
+
+def _id(split: str, index: int) -> str:
+    return f"{split}-{index:0{_DIGITS[split]}d}"
+
+
+def _clip(clip: str) -> Clip:
+    """A clip under the name that its file would have; there is none."""
+    return Clip(clip, Path(f"{clip}.mp4"))
+
+
+class _Drawn(Sequence[_T]):
+    """A sequence whose items are made when asked for; the same each time, and not kept."""
+
+    def __init__(self, count: int, make: Callable[[int], _T]) -> None:
+        self._indices, self._make = range(count), make
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> _T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[_T, ...]: ...
+    def __getitem__(self, index: int | slice) -> _T | tuple[_T, ...]:
+        found = self._indices[index]
+        return self._make(found) if isinstance(found, int) else tuple(map(self._make, found))
+
+
+PLUGIN = Synthetic()
