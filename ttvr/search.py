@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ from ttvr.score import top_k
 from ttvr.store import Features
 
 QUERIES_AT_ONCE = 64
+_WORDS_SHOWN = 8
+_LETTERS_SHOWN = 30  # of a word
+
+log = logging.getLogger(__name__)
 
 
 class Hit(NamedTuple):
@@ -147,6 +152,7 @@ def search(
     tokenizer.count_long(
         queries, most=retriever.clip.context_length, on_long=on_long, what="queries"
     )
+    report_unknown(retriever, queries, what="queries")
 
     def find() -> Iterator[Hits]:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
@@ -156,6 +162,40 @@ def search(
                 yield Hits(number, names[number], text, hits)
 
     return find()
+
+
+def unknown_words(retriever: Retriever, texts: Iterable[str]) -> list[str]:
+    """Words that the model was never trained on, lowercase, each once, as they first come.
+
+    A word is unknown if the row of any of its tokens is zero: the model sees that something
+    stands there, but not what. Punctuation does not count; `tokenizer.words` says what a word is.
+    """
+    unseen = set(retriever.clip.unseen_tokens().tolist())
+    if not unseen:
+        return []
+    pairs = (pair for text in texts for pair in tokenizer.words(text))
+    return list(dict.fromkeys(word for word, ids in pairs if not unseen.isdisjoint(ids)))
+
+
+def report_unknown(retriever: Retriever, texts: Iterable[str], *, what: str) -> None:
+    """Log the words of the texts that the model was never trained on, in one line if there are any.
+
+    Args:
+        retriever: the model.
+        texts: sentences.
+        what: what the texts are, for the message.
+    """
+    found = unknown_words(retriever, texts)
+    if not found:
+        return
+    shown = [word[:_LETTERS_SHOWN] for word in found[:_WORDS_SHOWN]]
+    rest = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+    log.warning(
+        "words of the %s that the model never saw and that mean nothing to it: %s%s",
+        what,
+        ", ".join(shown),
+        rest,
+    )
 
 
 @torch.inference_mode()

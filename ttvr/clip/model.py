@@ -181,6 +181,16 @@ class CLIP(nn.Module):
         mask = torch.arange(L, device=ids.device) <= end.unsqueeze(1)
         return TextFeatures(words[torch.arange(B, device=ids.device), end], words, mask)
 
+    def unseen_tokens(self) -> Tensor:
+        """Ids [n] int64, ascending, of tokens whose row of the table is zero: none was trained on.
+
+        The embedded default has such rows, published weights have none.
+        """
+        self._require_text()
+        table = self.token_embedding.weight
+        maybe = (table[:, 0] == 0).nonzero().squeeze(1)  # hardly any in a full table
+        return maybe[(table[maybe] == 0).all(dim=1)]
+
     def _seeing(self) -> VisionTransformer:
         if self.visual is None:
             raise IncompatibleError("these weights have no visual tower")

@@ -17,7 +17,7 @@ import heapq
 import html
 import logging
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 # Case is ignored although the text is lowercase: a long s, say, still makes a contraction.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+_PUNCTUATION = regex.compile(r"\p{P}+")
+_AROUND = regex.compile(r"^\p{P}+|\p{P}+$")
 
 
 def tokenize(texts: Sequence[str], length: int = CONTEXT) -> Tensor:
@@ -76,6 +78,16 @@ def tokenize(texts: Sequence[str], length: int = CONTEXT) -> Tensor:
 def encode(text: str) -> list[int]:
     """Token ids of a text, without start-of-text and end-of-text, however many there are."""
     return memoryview(_encoder().packed(text)).cast("H").tolist()
+
+
+def words(text: str) -> list[tuple[str, list[int]]]:
+    """The words of a text, each with its token ids, in order.
+
+    A word is what stands between spaces, as it is encoded (lowercase), without punctuation around
+    it; ids of punctuation inside it are left out, and what is nothing else is no word. Signs that
+    are not punctuation, like `+` and emoji, are words.
+    """
+    return list(_encoder().words(text))
 
 
 def decode(ids: Iterable[int]) -> str:
@@ -136,6 +148,14 @@ def merges() -> list[str]:
         return file.read(_TABLE_BYTES).decode().split("\n")[1:-1]
 
 
+def _pieces(text: str) -> list[str]:
+    """What stands between spaces in the cleaned text."""
+    # Mending changes printable ASCII at entities alone.
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text.lower().split()
+    return clean(text).split(" ")
+
+
 def _byte_symbols() -> list[str]:
     """The character that stands for each byte in the table: itself where Latin-1 can print it."""
     printable = [33 <= byte <= 126 or (161 <= byte <= 255 and byte != 173) for byte in range(256)]
@@ -165,12 +185,13 @@ class _Encoder(dict[str, bytes]):
 
     def packed(self, text: str) -> bytes:
         """The ids of a text, two bytes each."""
-        # Mending changes printable ASCII at entities alone.
-        if text.isascii() and text.isprintable() and "&" not in text:
-            pieces = text.lower().split()
-        else:
-            pieces = clean(text).split(" ")
-        return b"".join(map(self.__getitem__, pieces))
+        return b"".join(map(self.__getitem__, _pieces(text)))
+
+    def words(self, text: str) -> Iterator[tuple[str, list[int]]]:
+        for piece in _pieces(text):
+            parts = [part for part in self._split(piece) if not _PUNCTUATION.fullmatch(part)]
+            if parts:
+                yield _AROUND.sub("", piece), [one for part in parts for one in self._word(part)]
 
     def decode(self, ids: Iterable[int]) -> str:
         values = [int(one) for one in ids]

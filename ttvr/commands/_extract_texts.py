@@ -19,7 +19,7 @@ from ttvr.errors import UsageError
 def run_texts(args: argparse.Namespace) -> int:
     """Extract text features; the exit code is returned."""
     from ttvr import extract, store
-    from ttvr.search import encode_texts
+    from ttvr.search import encode_texts, report_unknown
 
     texts = [query.text for query in read_queries(args.text, what="texts")]
     pairs = _pairs(args.gt, texts) if args.gt else None
@@ -29,6 +29,7 @@ def run_texts(args: argparse.Namespace) -> int:
     words = args.words or retriever.clip.context_length
     if words > retriever.clip.context_length:
         raise UsageError(f"--words {words}: the model takes {retriever.clip.context_length}")
+    report_unknown(retriever, texts, what="texts")
     with Progress("texts", total=len(texts), mode=args.progress, quiet=args.quiet) as progress:
         meta, long = extract.run_texts(
             texts,

@@ -93,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
     from ttvr import evaluate
     from ttvr.clip import tokenizer
     from ttvr.retriever import load_for
-    from ttvr.search import encode_texts
+    from ttvr.search import encode_texts, report_unknown
     from ttvr.store import Features
 
     features = Features.open(args.features)
@@ -112,6 +112,7 @@ def _run(args: argparse.Namespace) -> int:
 
         def encode(captions: list[str]) -> tuple[TextFeatures, int]:
             cut = tokenizer.count_long(captions, most=length, on_long=args.on_long, what="captions")
+            report_unknown(retriever, captions, what="captions")
             size = args.batch_size
             made = encode_texts(retriever, captions, batch_size=size, words=words, length=length)
             return made, cut
