@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable
 
 from ttvr.commands import _options
 from ttvr.commands._run import parser
 from ttvr.recipes import Recipe
 
-MOST_JOBS = 8
 SOURCE = "source"  # of --fps: all frames, where the weights would have it otherwise
 TEXT_ONLY = ("gt", "words", "on_long")
 VIDEO_ONLY = (
@@ -45,12 +43,6 @@ def extract_parser() -> argparse.ArgumentParser:
     _add_work(made.add_argument_group("work"))
     _add_texts(made.add_argument_group("texts"))
     return made
-
-
-def default_jobs() -> int:
-    """Decoders at once: the processors this process may use, at most 8."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(usable or 1, MOST_JOBS)
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
@@ -146,13 +138,7 @@ def _add_stored(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_work(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "-j",
-        "--jobs",
-        type=_options.positive,
-        metavar="N",
-        help=f"videos decoded at once (default: one per processor, at most {MOST_JOBS})",
-    )
+    _options.add(group, "jobs")
     group.add_argument(
         "--timeout",
         type=_options.seconds,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 
 from ttvr import plugins
 from ttvr.clip import ACTIVATIONS
+
+MOST_JOBS = 8
 
 _LARGEST_SEED = (1 << 63) - 1
 
@@ -36,6 +39,12 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
     return value
+
+
+def default_jobs() -> int:
+    """Of `--jobs`: the processors this process may use, at most 8."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(usable or 1, MOST_JOBS)
 
 
 def _out(group: argparse._ArgumentGroup) -> None:
@@ -86,6 +95,16 @@ def _batch_size(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _jobs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-j",
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help=f"videos worked on at once (default: one per processor, at most {MOST_JOBS})",
+    )
+
+
 def _json(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--json", action="store_true", help="JSON on stdout instead of text")
 
@@ -123,6 +142,7 @@ _SHARED: dict[str, Callable[[argparse._ArgumentGroup], None]] = {
     "device": _device,
     "precision": _precision,
     "batch-size": _batch_size,
+    "jobs": _jobs,
     "json": _json,
     "progress": _progress,
     "seed": _seed,

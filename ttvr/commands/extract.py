@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttvr.commands import _options
 from ttvr.commands._extract_model import load_model, provenance
 from ttvr.commands._extract_options import (
     SOURCE,
     TEXT_ONLY,
     VIDEO_ONLY,
-    default_jobs,
     extract_parser,
     given,
 )
@@ -150,7 +150,7 @@ def _options_of(args: argparse.Namespace, recipe: Recipe) -> Options:
         shard_rows=args.shard_rows,
         precision=args.precision,
         batch_size=args.batch_size,
-        jobs=args.jobs or default_jobs(),
+        jobs=args.jobs or _options.default_jobs(),
         timeout=args.timeout,
     )
 

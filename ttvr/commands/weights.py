@@ -7,14 +7,13 @@ import filecmp
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttvr.commands import _options
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import execute, parser
 from ttvr.commands._target import new_file
+from ttvr.commands._verbs import Verbs, run_verb
 
 if TYPE_CHECKING:
     from ttvr.clip.catalog import Entry
@@ -25,7 +24,7 @@ _SHOWN_HASH = 12
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return execute(_parser(), _run, argv)
+    return execute(_parser(), run_verb, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,33 +37,31 @@ def _parser() -> argparse.ArgumentParser:
             "ttvr-weights random --seed 0 -o random.pt",
         ),
     )
-    verbs = made.add_subparsers(
-        title="what to do", metavar="VERB", required=True, help="each has --help"
-    )
-    _add(made, verbs, _list, "the names, and where their files were found", "list", "json")
-    one = _add(made, verbs, _where, "print the path of a checkpoint", "where ViT-B/32")
+    verbs = Verbs(made)
+    verbs.add(_list, "the names, and where their files were found", "list", "json")
+    one = verbs.add(_where, "print the path of a checkpoint", "where ViT-B/32")
     one.add_argument("weights", metavar="NAME|PATH", nargs="?", default="default", help="which")
     summary = "check hash, tensors and sizes of a checkpoint"
-    one = _add(made, verbs, _verify, summary, "verify model.pt", "json")
+    one = verbs.add(_verify, summary, "verify model.pt", "json")
     one.add_argument("weights", metavar="PATH|NAME", help="a checkpoint or a name")
-    _add_fetch(made, verbs)
-    _add_convert(made, verbs)
-    _add_random(made, verbs)
+    _add_fetch(verbs)
+    _add_convert(verbs)
+    _add_random(verbs)
     return made
 
 
-def _add_fetch(made: argparse.ArgumentParser, verbs: argparse._SubParsersAction) -> None:
+def _add_fetch(verbs: Verbs) -> None:
     summary = "download a public checkpoint"
-    one = _add(made, verbs, _fetch, summary, "fetch ViT-B/32 -o weights/", "progress")
+    one = verbs.add(_fetch, summary, "fetch ViT-B/32 -o weights/", "progress")
     one.add_argument("name", metavar="NAME", help="as `ttvr-weights list` shows it")
     one.add_argument("--url", help="a mirror of the file, or file://...; its hash must be the same")
     one.add_argument("-o", "--out", metavar="DIR", help="folder; by default ~/.cache/ttvr")
 
 
-def _add_convert(made: argparse.ArgumentParser, verbs: argparse._SubParsersAction) -> None:
+def _add_convert(verbs: Verbs) -> None:
     summary = "write a CLIP as a state dict, .safetensors or .npz"
     example = "convert ViT-B/32 -o clip.safetensors --dtype float16"
-    one = _add(made, verbs, _convert, summary, example, "overwrite")
+    one = verbs.add(_convert, summary, example, "overwrite")
     one.add_argument("weights", metavar="IN", help="a checkpoint or a name")
     one.add_argument(
         "-o", "--out", required=True, metavar="OUT", help=".pt, .bin, .safetensors or .npz"
@@ -74,45 +71,14 @@ def _add_convert(made: argparse.ArgumentParser, verbs: argparse._SubParsersActio
     )
 
 
-def _add_random(made: argparse.ArgumentParser, verbs: argparse._SubParsersAction) -> None:
+def _add_random(verbs: Verbs) -> None:
     summary = "write meaningless random weights in OpenAI's format, for trying things out"
     example = "random --seed 0 -o random.pt"
-    one = _add(made, verbs, _random, summary, example, "seed", "overwrite")
+    one = verbs.add(_random, summary, example, "seed", "overwrite")
     one.add_argument(
         "-o", "--out", required=True, metavar="FILE", help="a TorchScript archive, .pt"
     )
     one.add_argument("--size", default="tiny", help="tiny (15 MB) or ViT-B/32 (303 MB)")
-
-
-def _add(
-    made: argparse.ArgumentParser,
-    verbs: argparse._SubParsersAction,
-    run: Callable[[argparse.Namespace], int],
-    summary: str,
-    example: str,
-    *shared: str,
-) -> argparse.ArgumentParser:
-    """A sub-command with what all commands have; exit codes and layout are those of `made`."""
-    exit_codes = made.epilog.splitlines()[-1]
-    one = verbs.add_parser(
-        run.__name__.removeprefix("_"),
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"example:\n  ttvr-weights {example}\n\n{exit_codes}",
-        formatter_class=made.formatter_class,
-        allow_abbrev=False,
-    )
-    for flags, text in ((("-v", "--verbose"), "say more"), (("-q", "--quiet"), "say less")):
-        one.add_argument(
-            *flags, action="store_true", default=argparse.SUPPRESS, help=f"{text} on stderr"
-        )
-    _options.add(one, *shared)
-    one.set_defaults(verb=run)
-    return one
-
-
-def _run(args: argparse.Namespace) -> int:
-    return args.verb(args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -211,9 +177,10 @@ def _verify(args: argparse.Namespace) -> int:
     entry = catalog.find(args.weights) or catalog.find(path.name)
     wanted = entry.sha256 if entry is not None and entry.file == path.name else ""
     if wanted and found != wanted:
+        mend = "install ttvr again" if entry.is_shipped else "fetch again"
         raise TtvrError(
             f"{path}: sha256 {found}, {entry.name} has {wanted}: damaged, or another file of that "
-            "name; move it away and fetch again"
+            f"name; move it away and {mend}"
         )
     checkpoint = weights.verify(args.weights)
     facts = {
