@@ -26,6 +26,18 @@ class Clip(NamedTuple):
     end: float | None = None
 
 
+class Twin(NamedTuple):
+    """A clip that differs from another one in a single respect, such as the order of its frames.
+
+    Attributes:
+        id: of that clip.
+        kind: what the two differ in, for reports: a kind of event.
+    """
+
+    id: str
+    kind: str
+
+
 class Split(NamedTuple):
     """Videos and the sentences that describe them: `captions[i]` belongs to `clips[owner[i]]`.
 

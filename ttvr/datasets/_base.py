@@ -10,7 +10,7 @@ import numpy as np
 
 from ttvr import video
 from ttvr.errors import UsageError
-from ttvr.records import Clip, Split
+from ttvr.records import Clip, Split, Twin
 
 
 class Dataset:
@@ -53,6 +53,13 @@ class Dataset:
             clip.path, lambda n: list(choose(n)), size=size, start=clip.start, end=clip.end
         )
         return found.pixels
+
+    def twin(self, clip: Clip) -> Twin | None:
+        """The clip of the same split that differs from this one in a single respect, if any.
+
+        Whether a caption prefers its clip to that one is measured beside the ranks.
+        """
+        return None
 
     def check(self, root: Path | None, split: str) -> None:
         """Refuse a split that there is not, and a missing root; for `load`.

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, overload
 
 import numpy as np
+from PIL import Image
 
-from ttvr import synthetic
+from ttvr import synthetic, video
 from ttvr.datasets._base import Dataset
 from ttvr.errors import UsageError
-from ttvr.records import Clip, Split
-from ttvr.synthetic import FRAMES, Scene
+from ttvr.records import Clip, Split, Twin
+from ttvr.synthetic import FPS, FRAMES, SIZE, Scene
 
 TRAIN = 400_000
 """Clips of the training split."""
@@ -85,6 +88,39 @@ class Synthetic(Dataset):
         """
         wanted = sorted({int(index) for index in choose(FRAMES)})
         return synthetic.render(scene_of(clip.id), wanted, size=size)
+
+    def twin(self, clip: Clip) -> Twin | None:
+        """Of the twins split, the clip whose frames are the same in the opposite order."""
+        if not clip.id.startswith("twins"):
+            return None
+        other = clip.id.removesuffix("r") if clip.id.endswith("r") else f"{clip.id}r"
+        return Twin(other, scene_of(clip.id).kind)
+
+    def write(self, clip: Clip, path: Path) -> None:
+        """Draw a clip to a file that other programs read, 128 pixels wide, whole or not at all.
+
+        Args:
+            clip: of any split; the id alone counts.
+            path: to make or replace, in a folder that exists. One that ends in `.mp4` becomes a
+                video of 12 frames per second; any other a folder of PNG images, which takes no
+                ffmpeg, loses nothing, and is several times as large.
+
+        Raises:
+            RequirementError: an `.mp4`, and there is no ffmpeg.
+            TtvrError: no clip has this id, or ffmpeg could not write it.
+        """
+        frames = self.read(clip, range, size=SIZE)
+        if path.suffix == ".mp4":
+            video.write(path, frames, fps=FPS)
+            return
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as hidden:
+            folder = Path(hidden, path.name)
+            folder.mkdir()
+            for number, frame in enumerate(frames):
+                Image.fromarray(frame).save(folder / f"{number:02d}.png")
+            if path.exists():
+                shutil.rmtree(path)
+            folder.replace(path)
 
 
 def scene_of(clip: str) -> Scene:
