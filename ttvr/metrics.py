@@ -167,7 +167,7 @@ def _direction(
     else:
         entries = _tied_positions(counts)
     queries = len(counts.greater) + missed[0]
-    tied = np.count_nonzero(counts.equal > 0) / queries
+    tied = float(np.count_nonzero(counts.equal > 0) / queries)
     return {**_measures(entries, missed, lower), "queries": queries, "tie_fraction": tied}
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_type_hints
+
+from ttvr.errors import UsageError
+
+Options = tuple[tuple[str, int | float | str | bool], ...]
+
+_AT_LEAST_ONE = ("frames", "words", "epochs", "batch_size", "train_frames")
+_POSITIVE = ("fps", "max_grad_norm", "initial_scale", "max_scale")
+_NOT_NEGATIVE = ("lr", "clip_lr", "weight_decay", "scale_lr_factor", "word_loss", "seed")
+_CHOICES = {"sampler": ("segment", "linspace"), "precision": ("fp32", "bf16", "fp16")}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes two systems differ, apart from their weights.
+    """What makes two systems differ: how a video and a text are read, and how both were trained.
 
     Attributes:
         head: name of the similarity head.
@@ -16,11 +29,166 @@ class Recipe:
         words: L, tokens of a text that a head with matrices of that size is built for.
         sampler: which frames: "segment" (middle of equal parts) or "linspace" (CLIP4Clip's).
         fps: candidates per second that the sampler chooses from; None: all frames of the video.
+        weights: where training starts: name or path of a checkpoint, or "scratch:SIZES".
+        epochs: times that every caption of the training split is seen.
+        batch_size: B, captions per step, each with its clip.
+        train_frames: T in training; None: `frames`.
+        lr: peak learning rate of what is new: the head, an auxiliary loss.
+        clip_lr: peak learning rate of CLIP's towers.
+        betas: of AdamW.
+        weight_decay: of matrices; embeddings, biases, norms and the logit scale have none.
+        warmup: the part of all steps in which the learning rate rises, 0 to 1.
+        max_grad_norm: gradients of a larger norm are scaled down to it.
+        precision: autocast of the towers in training: "fp32", "bf16" or "fp16".
+        initial_scale: exp of the logit scale at the start; None: the checkpoint's.
+        scale_lr_factor: the logit scale learns so many times as fast as CLIP's towers.
+        max_scale: exp of the logit scale at most.
+        word_loss: weight of an auxiliary loss that reads the words of a caption from both vectors.
+        seed: of everything random.
     """
 
     head: str = "meanp"
-    head_options: tuple[tuple[str, int | float | str | bool], ...] = ()
+    head_options: Options = ()
     frames: int = 12
     words: int = 32
     sampler: str = "segment"
     fps: float | None = None
+    weights: str = "ViT-B/32"
+    epochs: int = 5
+    batch_size: int = 128
+    train_frames: int | None = None
+    lr: float = 1e-4
+    clip_lr: float = 1e-7
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.2
+    warmup: float = 0.1
+    max_grad_norm: float = 1.0
+    precision: str = "fp32"
+    initial_scale: float | None = None
+    scale_lr_factor: float = 1.0
+    max_scale: float = 100.0
+    word_loss: float = 0.0
+    seed: int = 0
+
+
+RECIPES = {
+    "ttvr-tiny": Recipe(
+        weights="scratch:ttvr-tiny",
+        frames=8,
+        train_frames=4,
+        epochs=1,
+        batch_size=96,
+        lr=1.2e-3,
+        clip_lr=1.2e-3,
+        weight_decay=0.05,
+        warmup=0.02,
+        precision="bf16",
+        initial_scale=30.0,
+        scale_lr_factor=5.0,
+        word_loss=1.0,
+    ),
+}
+"""Settings by name: "ttvr-tiny" made the model that ttvr carries."""
+
+
+def from_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
+    """A recipe with these settings, every one of its own kind and in its range.
+
+    Args:
+        settings: field -> value; lists stand for tuples, as in JSON.
+        base: where the other settings come from; by default a recipe's defaults.
+
+    Raises:
+        UsageError: an unknown setting, or a value of a wrong kind or out of range.
+    """
+    hints = get_type_hints(Recipe)
+    if unknown := sorted(set(settings) - set(hints)):
+        raise UsageError(f"unknown settings {unknown}; there are: {', '.join(hints)}")
+    made = {**vars(base or Recipe())}
+    for name, value in settings.items():
+        made[name] = _typed(name, value, hints[name])
+        _check_range(name, made[name])
+    return Recipe(**made)
+
+
+def parse(assignment: str) -> tuple[str, Any]:
+    """The setting and the value of a text `name=value`, for `from_settings`.
+
+    Numbers are written as in JSON, betas as `0.9,0.98`, head_options as `name=value,name=value`,
+    what is not set as `none`.
+
+    Raises:
+        UsageError: no such setting, or a text that is no value of it.
+    """
+    name, equals, text = assignment.partition("=")
+    hints = get_type_hints(Recipe)
+    if not equals or name not in hints:
+        raise UsageError(f"{assignment!r}: expected name=value, the names are {', '.join(hints)}")
+    if hints[name] is str:
+        return name, text
+    if name == "head_options":
+        pairs = [part.partition("=")[::2] for part in text.split(",") if part]
+        return name, [[key, _plain(value)] for key, value in pairs]
+    return name, [_plain(part) for part in text.split(",")] if "," in text else _plain(text)
+
+
+def _plain(text: str) -> int | float | str | bool | None:
+    """A number, a truth value or None where the text is one, else the text."""
+    try:
+        value = json.loads({"none": "null"}.get(text.lower(), text))
+    except ValueError:
+        return text
+    return text if isinstance(value, list | dict) else value
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    if name == "head_options":
+        return _options(value)
+    if name == "betas":
+        is_pair = isinstance(value, list | tuple) and len(value) == 2
+        if not is_pair or not all(_is_number(part) and 0 <= part < 1 for part in value):
+            raise UsageError(f"betas are two numbers of 0 to 1, got {value!r}")
+        return tuple(float(part) for part in value)
+    kinds = get_args(hint) or (hint,)
+    # A truth value is a number to Python alone.
+    fits = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+    if not fits or isinstance(value, bool):
+        expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise UsageError(f"{name} is {expected}, got {value!r}")
+    return value
+
+
+def _options(value: Any) -> Options:
+    pairs = value if isinstance(value, list | tuple) else [None]
+    pairs = [tuple(pair) if isinstance(pair, list) else pair for pair in pairs]
+    if not all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+        raise UsageError("head_options are pairs of a name and a value")
+    return tuple(pairs)
+
+
+def _check_range(name: str, value: Any) -> None:
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise UsageError(f"{name} is one of {', '.join(_CHOICES[name])}, got {value!r}")
+    if value is None or not _is_number(value):
+        return
+    least = {**dict.fromkeys(_AT_LEAST_ONE, 1), **dict.fromkeys(_NOT_NEGATIVE, 0)}.get(name)
+    if not math.isfinite(value) or (least is not None and value < least):
+        raise UsageError(f"{name} is a finite number of at least {least or 0}, got {value!r}")
+    if name in _POSITIVE and value <= 0:
+        raise UsageError(f"{name} is above 0, got {value!r}")
+    if name == "warmup" and not 0 <= value <= 1:
+        raise UsageError(f"warmup is a part of all steps, 0 to 1, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """The settings as JSON has them: lists for tuples."""
+    made = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    return {
+        **made,
+        "head_options": [list(pair) for pair in recipe.head_options],
+        "betas": list(recipe.betas),
+    }

@@ -19,7 +19,7 @@ from torch import Tensor
 from ttvr.clip import ACTIVATIONS, _archive, _formats, _layouts, _sizes
 from ttvr.clip._formats import RUN_FORMAT
 from ttvr.clip._sizes import arch
-from ttvr.clip._write import SIZES, SUFFIXES, random, save
+from ttvr.clip._write import SIZES, SUFFIXES, random, random_state, save
 from ttvr.clip.catalog import RANDOM, find, locate
 from ttvr.errors import TtvrError
 
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "locate",
     "random",
+    "random_state",
     "read",
     "save",
     "verify",

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
+from ttvr.commands._table import table, ties
 from ttvr.commands._target import new_file
 from ttvr.errors import UsageError
 
 if TYPE_CHECKING:
     from ttvr.evaluate import Result
     from ttvr.records import TextFeatures
-
-MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR", "RSum")
 
 log = logging.getLogger(__name__)
 
@@ -140,32 +139,18 @@ def _as_json(result: Result) -> str:
 
 
 def _as_text(result: Result) -> str:
-    """A table, tab-separated; on a terminal its columns are aligned."""
-    found = result.metrics
-    several = "v2t_sentence" in found
-    names = {"t2v": "t2v", "v2t": "v2t_group" if several else "v2t", "v2t_sentence": "v2t_sentence"}
-    lines = ["\t".join(("direction", *MEASURES))]
-    for way, name in names.items():
-        if way in found:
-            lines.append("\t".join((name, *(f"{found[way][measure]:.1f}" for measure in MEASURES))))
-    lines.append(f"SumR\t{found['SumR']:.1f}")
-    table = "\n".join(lines)
-    if sys.stdout.isatty():
-        table = table.expandtabs(14)
-    return f"{table}\n# {_protocol(result.protocol, found)}\n"
+    return table(result.metrics, _protocol(result.protocol, result.metrics))
 
 
 def _protocol(facts: dict[str, Any], found: dict[str, Any]) -> str:
     model, pixels, coverage = facts["model"], facts["preprocess"], facts["coverage"]
-    policy = found["compat"] or found["ties"]
-    ties = ", ".join(f"{way} {100 * part:.1f} %" for way, part in facts["tie_fraction"].items())
     parts = [
         f"split {facts['split']} sha256:{facts['sha256']}",
         f"queries {facts['captions']} captions, {facts['captioned_videos']} videos",
         f"candidates {facts['candidates']} videos",
         f"coverage {coverage['found']}/{coverage['expected']} videos"
         + (f" (missing: {facts['missing']})" if facts["missing"] else ""),
-        f"ties {ties} ({policy})",
+        ties(found),
         f"model {model['source']} {model['fingerprint'][:19]} head {model['head']}"
         + (f" ({model['note']})" if model.get("note") else ""),
         f"frames {pixels['frames']} {pixels['sampler']} {pixels['hash'][:19]}",

@@ -1,0 +1,34 @@
+"""The table of measures that every evaluation prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR", "RSum")
+
+
+def table(found: dict[str, Any], protocol: str) -> str:
+    """A table, tab-separated, on a terminal with aligned columns; below it a line of protocol.
+
+    Args:
+        found: as `metrics.summary`.
+        protocol: what was measured, and on what.
+    """
+    several = "v2t_sentence" in found
+    names = {"t2v": "t2v", "v2t": "v2t_group" if several else "v2t", "v2t_sentence": "v2t_sentence"}
+    lines = ["\t".join(("direction", *MEASURES))]
+    for way, name in names.items():
+        if way in found:
+            lines.append("\t".join((name, *(f"{found[way][measure]:.1f}" for measure in MEASURES))))
+    lines.append(f"SumR\t{found['SumR']:.1f}")
+    rows = "\n".join(lines)
+    if sys.stdout.isatty():
+        rows = rows.expandtabs(14)
+    return f"{rows}\n# {protocol}\n"
+
+
+def ties(found: dict[str, Any]) -> str:
+    """How many queries have ties, and how they count."""
+    parts = [f"{way} {100 * found[way]['tie_fraction']:.1f} %" for way in ("t2v", "v2t")]
+    return f"ties {', '.join(parts)} ({found['compat'] or found['ties']})"

@@ -1,0 +1,213 @@
+"""`ttvr-train`: a recipe and a dataset -> a trained model, its log, and all to resume it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttvr import plugins
+from ttvr.commands import _options
+from ttvr.commands._progress import Progress
+from ttvr.commands._run import DONE, execute, parser
+from ttvr.commands._table import table, ties
+from ttvr.errors import UsageError
+from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
+
+if TYPE_CHECKING:
+    from ttvr.train import Data, Outcome
+
+_SUMMARY = """\
+A recipe and a dataset -> a folder with the model that ranks the validation split best (best.pt),
+the log (log.jsonl), the settings (recipe.json), and all that is needed to go on (last.pt).
+
+Running the same command again goes on where it was stopped, by Ctrl-C or kill -9 alike, and
+gives the result of an undisturbed run. stdout: the measures of best.pt on the validation split."""
+_EXAMPLES = (
+    "ttvr-train --data synthetic --recipe ttvr-tiny -o runs/tiny",
+    "ttvr-train --data synthetic --recipe ttvr-tiny --set lr=6e-4 --limit 9600 -o runs/short",
+    "ttvr-train --data synthetic --recipe ttvr-tiny --dry-run",
+)
+_SETTINGS = ("weights", "head", "batch_size", "frames", "precision", "seed", "epochs", "lr")
+"""Flags that stand for settings of the recipe."""
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; the exit code is returned."""
+    return execute(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser("train", summary=_SUMMARY, examples=_EXAMPLES, resumes=True)
+    data = made.add_argument_group("data")
+    data.add_argument(
+        "--data", required=True, choices=plugins.names("datasets"), help="dataset to learn from"
+    )
+    data.add_argument("--root", metavar="DIR", help="folder the dataset lies in, if it has files")
+    data.add_argument(
+        "--limit", type=_options.positive, metavar="N", help="learn from the first N clips alone"
+    )
+    data.add_argument(
+        "--eval-limit", type=_options.positive, metavar="N", help="validate on the first N clips"
+    )
+    _add_recipe(made.add_argument_group("recipe (flags change what --recipe says)"))
+    _add_run(made.add_argument_group("run"))
+    output = made.add_argument_group("output")
+    _options.add(output, "out", "overwrite", "json", "progress")
+    output.add_argument(
+        "--show-config", action="store_true", help="print the resulting recipe as JSON, do nothing"
+    )
+    output.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="take one step, print what it was as JSON, write nothing",
+    )
+    made.set_defaults(weights=None, batch_size=None, precision=None, seed=None)
+    return made
+
+
+def _add_recipe(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--recipe", choices=sorted(RECIPES), help="settings by name; else the defaults"
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the recipe, repeatable; --show-config lists all",
+    )
+    _options.add(group, "weights", "head", "batch-size", "precision", "seed")
+    group.add_argument(
+        "--frames", type=_options.positive, metavar="N", help="taken of a video, at most"
+    )
+    group.add_argument("--epochs", type=_options.positive, metavar="N", help="passes over the data")
+    group.add_argument("--lr", type=float, metavar="X", help="peak learning rate of what is new")
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    _options.add(group, "device")
+    group.add_argument("--threads", type=_options.positive, metavar="N", help="of torch on a CPU")
+    for name, default, what in (
+        ("eval-every", 0, "steps between validations; 0: after each epoch alone"),
+        ("save-every", 200, "steps between checkpoints, at most"),
+        ("log-every", 10, "steps between lines of the log"),
+    ):
+        kind = _options.seed if name == "eval-every" else _options.positive
+        group.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=what)
+    group.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with what the output holds",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    recipe = _recipe(args)
+    if args.show_config:
+        print(json.dumps(settings_of(recipe), indent=1))
+        return DONE
+    if args.out is None and not args.dry_run:
+        raise UsageError("no output: pass -o runs/NAME")
+    import torch
+
+    from ttvr import train
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    folder = None if args.dry_run else Path(args.out)
+    if folder:
+        train.check_usable(folder, resume=args.resume, overwrite=args.overwrite)
+    data = _data(args)
+    options = train.Options(
+        eval_every=args.eval_every,
+        save_every=args.save_every,
+        log_every=args.log_every,
+        activation=args.activation,
+    )
+    if args.dry_run:
+        print(json.dumps(train.rehearse(recipe, data, options=options, device=args.device)))
+        return DONE
+    outcome = _train(args, recipe, data, options, folder)
+    protocol = _protocol(outcome, data, recipe)
+    if args.json:
+        text = json.dumps({**outcome.metrics, "protocol": protocol}, ensure_ascii=False) + "\n"
+    else:
+        text = table(outcome.metrics, " | ".join(protocol.values()))
+    sys.stdout.write(text)
+    best = folder / train.BEST
+    log.info("%s is the best model; use it: ttvr-extract videos/ -w %s -o feats/", best, best)
+    return DONE
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    given = dict(parse(one) for one in args.set)
+    for name in _SETTINGS:
+        value = getattr(args, name)
+        if value is None:
+            continue
+        if name in given:
+            raise UsageError(f"{name} is given twice: by its flag and by --set")
+        given[name] = value
+    return from_settings(given, RECIPES[args.recipe] if args.recipe else None)
+
+
+def _data(args: argparse.Namespace) -> Data:
+    from ttvr.train import Data
+
+    dataset, root = plugins.load("datasets", args.data), Path(args.root) if args.root else None
+    learned = dataset.load(root, "train", limit=args.limit)
+    ranked = dataset.load(root, "val", limit=args.eval_limit)
+    return Data(args.data, dataset.read, learned, ranked)
+
+
+def _train(
+    args: argparse.Namespace, recipe: Recipe, data: Data, options: Any, folder: Path
+) -> Outcome:
+    from ttvr import train
+
+    with contextlib.ExitStack() as stack:
+        shown: list[Progress] = []
+
+        def on_step(step: int, steps: int) -> None:
+            if shown:
+                shown[0].step()
+                return
+            progress = Progress("steps", total=steps, mode=args.progress, quiet=args.quiet)
+            shown.append(stack.enter_context(progress))
+            if step:
+                progress.step(skipped=step)
+
+        return train.train(
+            recipe,
+            data,
+            folder,
+            options=options,
+            device=args.device,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            on_step=on_step,
+        )
+
+
+def _protocol(outcome: Outcome, data: Data, recipe: Recipe) -> dict[str, str]:
+    """What was measured, and on what, in words by subject."""
+    from ttvr.train import sha256
+
+    found, split = outcome.metrics, data.val
+    return {
+        "split": f"split {split.name} sha256:{sha256(split)}",
+        "queries": f"queries {found['captions']} captions, {found['videos']} videos",
+        "coverage": f"coverage {found['videos']}/{len(split.clips)} videos",
+        "ties": ties(found),
+        "selection": f"selection best on val, after step {outcome.step} of {outcome.steps}",
+        "seed": f"seed {recipe.seed}",
+    }

@@ -1,0 +1,7 @@
+"""Encoders and head as one model: built to be trained, loaded to be used."""
+
+from ttvr.retriever._identity import require_same
+from ttvr.retriever._load import build, load, load_for
+from ttvr.retriever._model import Retriever
+
+__all__ = ["Retriever", "build", "load", "load_for", "require_same"]

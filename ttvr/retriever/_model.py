@@ -1,0 +1,159 @@
+"""Encoders and head as one model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttvr.clip import weights as checkpoints
+from ttvr.clip.model import CLIP
+from ttvr.files import written
+from ttvr.heads._base import Head
+from ttvr.recipes import Recipe, settings_of
+from ttvr.records import Batch, TextFeatures, VideoFeatures
+
+FINGERPRINT_DIGITS = 16
+
+
+class Retriever(nn.Module):
+    """A CLIP, a similarity head, and how they came to be. Made by `load` or `build`.
+
+    `auxiliary` is None, or a loss with parameters of its own that training adds and `save` leaves
+    out: it takes ids [B, L], and the vectors of texts and videos [B, D] times the logit scale.
+
+    Args:
+        clip: both towers.
+        head: scores what the towers make.
+        recipe: the settings they were trained with, or the defaults.
+        source: name or path of the checkpoint.
+        note: what the checkpoint says of itself; mostly empty.
+        activation: of CLIP's MLPs.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        head: Head,
+        *,
+        recipe: Recipe,
+        source: str,
+        activation: str,
+        note: str = "",
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.head = head
+        self.recipe = recipe
+        self.source = source
+        self.note = note
+        self.activation = activation
+        self.auxiliary: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.clip.parameters()).device
+
+    @property
+    def text_length(self) -> int:
+        """L, tokens per text: all that CLIP takes, or what a head on words is built for."""
+        return self.clip.context_length if self.head.offline else self.recipe.words
+
+    def encode_text(self, ids: Tensor) -> TextFeatures:
+        """Ids [B, L] int64 -> TextFeatures; as `CLIP.encode_text`."""
+        return self.clip.encode_text(ids.to(self.device))
+
+    def encode_video(self, frames: Tensor, mask: Tensor, *, patches: bool = False) -> VideoFeatures:
+        """Encode videos.
+
+        Args:
+            frames: [B, T, 3, H, W] normalized pixels.
+            mask: [B, T] bool, True = real.
+            patches: return the projected patch tokens too.
+        """
+        return self.clip.encode_video(frames.to(self.device), mask.to(self.device), patches=patches)
+
+    def features(self, batch: Batch) -> tuple[TextFeatures, VideoFeatures]:
+        """Both towers on a batch, in float32 whatever the precision they ran in."""
+        text = self.encode_text(batch.ids)
+        video = self.encode_video(batch.frames, batch.mask, patches=self.head.needs_patches)
+        patches = None if video.patches is None else video.patches.float()
+        return (
+            TextFeatures(text.sentence.float(), text.words.float(), text.mask),
+            VideoFeatures(video.frames.float(), video.mask, patches),
+        )
+
+    def losses(self, text: TextFeatures, video: VideoFeatures, scale: Tensor) -> dict[str, Tensor]:
+        """The head's losses of matched pairs by name; `scale` is exp of the logit scale."""
+        return self.head.losses(text, video, scale)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch by name, weighted, to be summed; scalars of float32."""
+        text, video = self.features(batch)
+        scale = self.clip.logit_scale.exp()
+        losses = self.losses(text, video, scale)
+        if self.auxiliary is not None:
+            # The scale is the contrastive loss's own: the auxiliary one must not move it.
+            fixed = scale.detach()
+            vectors = self.head.vector_text(text), self.head.vector_video(video)
+            words = self.auxiliary(batch.ids.to(self.device), *(fixed * v for v in vectors))
+            losses["words"] = self.recipe.word_loss * words
+        return losses
+
+    @torch.inference_mode()
+    def pad_frame(self) -> Tensor:
+        """[D] float32: what an all-zero frame becomes, which unmasked heads see as padding."""
+        size = self.clip.image_size
+        return self.clip.encode_image(torch.zeros(1, 3, size, size, device=self.device))[0].float()
+
+    def identity(self) -> dict[str, Any]:
+        """The `model` entry of a feature folder: what decides which features belong together.
+
+        `base` governs frames, patches and words, `space` the vectors of `video/` and `text/`. Both
+        count the activation in, since the same tensors with another activation give other features.
+        """
+        state = self.clip.state_dict()
+        fingerprint = checkpoints.fingerprint(state)
+        options = dict(self.recipe.head_options)
+        base = _digest([fingerprint, self.activation, []])
+        head = [self.head_name, options, checkpoints.fingerprint(self.head.state_dict())]
+        return {
+            "arch": checkpoints.arch(state),
+            "activation": self.activation,
+            "fingerprint": fingerprint,
+            "source": self.source,
+            "note": self.note,
+            "head": self.head_name,
+            "head_options": options,
+            "reduce": [],
+            "base": base,
+            "space": _digest([base, *head]),
+        }
+
+    @property
+    def head_name(self) -> str:
+        """Name of the head's plug-in."""
+        return type(self.head).__module__.rpartition(".")[2]
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and recipe as one `ttvr-run/1` file, atomically."""
+        content = {
+            "format": checkpoints.RUN_FORMAT,
+            "clip": {name: tensor.cpu() for name, tensor in self.clip.state_dict().items()},
+            "head": {name: tensor.cpu() for name, tensor in self.head.state_dict().items()},
+            "reducers": {},
+            "recipe": settings_of(self.recipe),
+            "activation": self.activation,
+        }
+        with written(Path(path)) as partial:
+            torch.save(content, partial)
+
+
+def _digest(parts: list[Any]) -> str:
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:FINGERPRINT_DIGITS]

@@ -1,0 +1,104 @@
+"""The folder of a run: who may write it, and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ttvr.errors import TtvrError, UsageError
+from ttvr.files import written
+
+RECIPE, LOG, LAST, BEST = "recipe.json", "log.jsonl", "last.pt", "best.pt"
+_LOCK = ".lock"
+
+
+def check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Check, changing nothing, that a training may write to this folder.
+
+    Raises:
+        UsageError: it is a file, holds what no training wrote, or may not be gone on with.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file, the output is a folder; pass another -o")
+    if (folder / LAST).exists() and not (resume or overwrite):
+        raise UsageError(
+            f"{folder} holds a training already, nothing was changed; drop --no-resume to go on "
+            "with it, or pass --overwrite or another -o"
+        )
+    if not (folder / RECIPE).exists() and any(path.name != _LOCK for path in folder.iterdir()):
+        raise UsageError(
+            f"{folder} is not empty and not the folder of a run, nothing was changed; "
+            "pass another -o"
+        )
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The right to write a folder, which is made where there is none; it ends with the process.
+
+    Raises:
+        TtvrError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TtvrError(
+                f"{folder} is being written by another process, nothing was changed; "
+                "wait for it or pass another -o"
+            ) from error
+        yield
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier training left, what it could be resumed from first."""
+    for name in (LAST, BEST, LOG, RECIPE):
+        (folder / name).unlink(missing_ok=True)
+
+
+class Log:
+    """`log.jsonl`, gone on with after the line of a step.
+
+    A process that is killed may have written lines beyond the checkpoint that the next one starts
+    from, the last of them in part: they are dropped and come again.
+
+    Args:
+        folder: of the run.
+        step: of the checkpoint; no later line is kept.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        path = folder / LOG
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        with written(path) as partial:
+            partial.write_text("".join(kept))
+        self._file = path.open("a")
+
+    def write(self, **facts: Any) -> None:
+        """Add a line, at once on its way to the disk."""
+        self._file.write(json.dumps(facts) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def peak_mib(device: torch.device) -> float:
+    """Memory this process held at most: of the GPU it computes on, else of the machine."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

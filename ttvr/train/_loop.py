@@ -1,0 +1,191 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import clip_grad_norm_
+
+from ttvr.devices import autocast
+from ttvr.errors import TtvrError
+from ttvr.loader import Loader
+from ttvr.optim import schedule
+from ttvr.recipes import Recipe
+from ttvr.records import Batch
+from ttvr.train._folder import BEST, Log, check_usable, claimed
+from ttvr.train._setup import Data, Options, Parts, set_up
+from ttvr.train._state import Meter, Outcome, State, begin, identity, read
+from ttvr.train._validate import validate
+
+
+def train(
+    recipe: Recipe,
+    data: Data,
+    folder: Path,
+    *,
+    options: Options | None = None,
+    device: str | torch.device = "cpu",
+    resume: bool = True,
+    overwrite: bool = False,
+    on_step: Callable[[int, int], None] = lambda done, steps: None,
+) -> Outcome:
+    """Train, or go on training, until the recipe's epochs are done.
+
+    Stopping at any moment, `kill -9` included, and calling it again gives the result of an
+    undisturbed run: on a CPU bit by bit, with the same number of threads. A folder whose training
+    is over is left as it is.
+
+    Args:
+        recipe: every hyper-parameter.
+        data: what is learned, and what the best model is chosen by: text-to-video R@1.
+        folder: gets `recipe.json`, `log.jsonl`, `best.pt` (which `load` takes) and `last.pt`.
+        options: see `Options`.
+        device: as `resolve_device` takes it.
+        resume: go on with what the folder holds.
+        overwrite: start anew where the folder holds a run.
+        on_step: told how many steps are done and their total, at the start and after each.
+
+    Raises:
+        UsageError: of `check_usable`, or too few captions for a batch.
+        IncompatibleError: the folder holds a training with other settings or data.
+        TtvrError: a loss or gradient that is not finite, or a clip that cannot be read; `last.pt`
+            is left as it was.
+        KeyboardInterrupt: after the step in progress, everything saved.
+    """
+    options = options or Options()
+    check_usable(folder, resume=resume, overwrite=overwrite)
+    made_from = identity(recipe, data, options)
+    with claimed(folder), _interruption() as interrupted:
+        stored = None if overwrite else read(folder, made_from)
+        if stored is not None and stored["step"] == stored["steps"]:
+            return State.of(stored).outcome()
+        parts = set_up(recipe, data, options, device)
+        per_epoch = len(parts.loader)
+        state = begin(folder, recipe, stored, parts, steps=recipe.epochs * per_epoch)
+        journal = Log(folder, step=state.step)
+        meter = Meter(state, recipe.batch_size, parts.model.device)
+        on_step(state.step, state.steps)
+        for step, batch in _remaining(parts.loader, state):
+            epoch = step // per_epoch
+            learned = _learn(parts, batch, recipe, step, state.steps)
+            state.step = step + 1
+            is_end = state.step % per_epoch == 0
+            is_due = is_end or (options.eval_every and state.step % options.eval_every == 0)
+            if is_due or state.step % options.log_every == 0:
+                journal.write(step=state.step, epoch=epoch, **learned, **meter.lap())
+            if is_due:
+                found = validate(parts.model, data.val, data.read, jobs=options.jobs)
+                journal.write(step=state.step, epoch=epoch, val=found, **meter.lap())
+                if state.improves(found):
+                    parts.model.save(folder / BEST)
+            if is_due or interrupted() or state.step % options.save_every == 0:
+                state.save(folder, parts, made_from)
+            on_step(state.step, state.steps)
+            if interrupted() and state.step < state.steps:
+                raise KeyboardInterrupt
+        return state.outcome()
+
+
+def rehearse(
+    recipe: Recipe, data: Data, *, options: Options | None = None, device: str | torch.device
+) -> dict[str, Any]:
+    """What `train` would do, by one step that nothing is kept of.
+
+    Returns:
+        steps, steps_per_epoch, parameters by group, the batch's shapes, losses, seconds, mib.
+
+    Raises:
+        TtvrError: as `train`.
+    """
+    parts = set_up(recipe, data, options or Options(), device)
+    steps = recipe.epochs * len(parts.loader)
+    state = State(steps)
+    meter = Meter(state, recipe.batch_size, parts.model.device)
+    with contextlib.closing(parts.loader.batches(0)) as batches:
+        batch = next(batches)
+    learned = _learn(parts, batch, recipe, 0, steps)
+    state.step = 1
+    return {
+        "steps": steps,
+        "steps_per_epoch": len(parts.loader),
+        "parameters": {
+            group["name"]: sum(tensor.numel() for tensor in group["params"])
+            for group in parts.optimizer.param_groups
+        },
+        "batch": {"ids": list(batch.ids.shape), "frames": list(batch.frames.shape)},
+        **learned,
+        **meter.lap(),
+    }
+
+
+def _learn(parts: Parts, batch: Batch, recipe: Recipe, step: int, steps: int) -> dict[str, Any]:
+    """Take one step, the one after `step` others; what the log says of it."""
+    model, loader, optimizer, scaler = parts
+    rate = schedule(step, steps=steps, warmup=recipe.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * rate
+    with autocast(model.device, recipe.precision), _attention(model.device):
+        losses = model(batch)
+    loss = sum(losses.values())
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    norm = clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+    # While fp16's scale can still be halved, the scaler skips steps whose gradients overflow.
+    if not loss.isfinite() or not (norm.isfinite() or scaler.get_scale() > 1):
+        ids = ", ".join(loader.split.clips[owner].id for owner in batch.owner)
+        raise TtvrError(
+            f"step {step + 1}: loss {float(loss):g}, gradient norm {float(norm):g}; the last "
+            f"checkpoint is left as it was; try a lower learning rate; clips of the batch: {ids}"
+        )
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    logit_scale = model.clip.logit_scale
+    with torch.no_grad():
+        logit_scale.clamp_(max=math.log(recipe.max_scale))
+    facts = {"lr": recipe.lr * rate, "grad_norm": norm, "scale": logit_scale.exp()}
+    facts = {"loss": loss, **losses, **facts}
+    return {name: float(torch.as_tensor(value).detach()) for name, value in facts.items()}
+
+
+def _attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """On a CPU attention is computed as it is written: its fused form has a slow backward pass."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+
+
+def _remaining(loader: Loader, state: State) -> Iterator[tuple[int, Batch]]:
+    """The steps that are left, from 0, each with its batch."""
+    first, start = divmod(state.step, len(loader))
+    for epoch in range(first, state.steps // len(loader)):
+        batches = loader.batches(epoch, start)
+        with contextlib.closing(batches):
+            yield from enumerate(batches, epoch * len(loader) + start)
+        start = 0
+
+
+@contextlib.contextmanager
+def _interruption() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of a step, where all is consistent; a second one does not wait."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # signals reach the main thread alone
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        del number, frame
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

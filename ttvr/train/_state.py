@@ -1,0 +1,188 @@
+"""All that a training needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ttvr.errors import IncompatibleError, TtvrError
+from ttvr.evaluate import Pairs
+from ttvr.files import written
+from ttvr.recipes import Recipe, settings_of
+from ttvr.records import Split
+from ttvr.train._folder import LAST, RECIPE, clear, peak_mib
+from ttvr.train._setup import Data, Options, Parts
+
+FORMAT = "ttvr-train/1"
+
+
+class Outcome(NamedTuple):
+    """What a training came to.
+
+    Attributes:
+        step: after which the best model was saved.
+        steps: of the whole training.
+        metrics: of the best model on the validation split, as `metrics.summary`.
+        seconds: that the training took, all its processes together.
+    """
+
+    step: int
+    steps: int
+    metrics: dict[str, Any]
+    seconds: float
+
+
+class State:
+    """Where a training stands, apart from its parts.
+
+    Attributes:
+        steps: of the whole training.
+        step: how many are done.
+        best: the step and the metrics of the best validation so far.
+        seconds: spent so far, by all processes.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.step = 0
+        self.best: tuple[int, dict[str, Any]] | None = None
+        self.seconds = 0.0
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> State:
+        """As it was when `stored` was saved."""
+        state = cls(stored["steps"])
+        state.step, state.best, state.seconds = stored["step"], stored["best"], stored["seconds"]
+        return state
+
+    def improves(self, found: dict[str, Any]) -> bool:
+        """Take note of a validation; whether it is better than all before, in text-to-video R@1."""
+        if self.best is not None and found["t2v"]["R@1"] <= self.best[1]["t2v"]["R@1"]:
+            return False
+        self.best = (self.step, found)
+        return True
+
+    def save(self, folder: Path, parts: Parts, made_from: Mapping[str, Any]) -> None:
+        """Write `last.pt`, whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "made_from": made_from,
+            "steps": self.steps,
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "model": parts.model.state_dict(),
+            "optimizer": parts.optimizer.state_dict(),
+            "scaler": parts.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        with written(folder / LAST) as partial:
+            torch.save(content, partial)
+
+    def outcome(self) -> Outcome:
+        """What a training that is over came to."""
+        step, found = self.best
+        return Outcome(step, self.steps, found, self.seconds)
+
+
+def begin(
+    folder: Path, recipe: Recipe, stored: Mapping[str, Any] | None, parts: Parts, *, steps: int
+) -> State:
+    """The first state of a process: that of `last.pt`, restored into the parts, or a new one."""
+    if stored is None:
+        clear(folder)
+        with written(folder / RECIPE) as partial:
+            partial.write_text(json.dumps(settings_of(recipe), indent=1) + "\n")
+        return State(steps)
+    parts.model.load_state_dict(stored["model"])
+    parts.optimizer.load_state_dict(stored["optimizer"])
+    parts.scaler.load_state_dict(stored["scaler"])
+    torch.set_rng_state(stored["rng"])
+    if stored["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(stored["cuda_rng"])
+    return State.of(stored)
+
+
+class Meter:
+    """Time, memory and speed, for the log; the time goes into the state.
+
+    Args:
+        state: of the training.
+        clips_per_step: in a batch.
+        device: whose memory counts.
+    """
+
+    def __init__(self, state: State, clips_per_step: int, device: torch.device) -> None:
+        self._state, self._clips, self._device = state, clips_per_step, device
+        self._step, self._time = state.step, time.monotonic()
+
+    def lap(self) -> dict[str, float]:
+        """Seconds of the training, MiB at most, and clips per second since the lap before."""
+        now, state = time.monotonic(), self._state
+        spent, steps = now - self._time, state.step - self._step
+        state.seconds += spent
+        self._time, self._step = now, state.step
+        found = {"seconds": round(state.seconds, 3), "mib": peak_mib(self._device)}
+        return found | (
+            {"clips_per_second": round(steps * self._clips / spent, 1)} if steps else {}
+        )
+
+
+def identity(recipe: Recipe, data: Data, options: Options) -> dict[str, Any]:
+    """What a training has to agree with to be gone on with: everything that shapes its result."""
+    return {
+        "recipe": settings_of(recipe),
+        "data": {
+            "dataset": data.name,
+            **{part.name: sha256(part) for part in (data.train, data.val)},
+        },
+        "eval_every": options.eval_every,
+        "log_every": options.log_every,
+    }
+
+
+def sha256(split: Split) -> str:
+    """64 hex digits over the captions and the ids of their clips, as `ttvr-eval` reports them."""
+    videos = tuple(split.clips[owner].id for owner in split.owner)
+    return Pairs(split.name, split.captions, videos).sha256
+
+
+def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The content of `last.pt`, or None where there is none yet.
+
+    Raises:
+        IncompatibleError: it is of a training with other settings or data; says which.
+        TtvrError: it is damaged.
+    """
+    path = folder / LAST
+    if not path.exists():
+        return None
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TtvrError(f"{path}: damaged ({error}); pass --overwrite to start anew") from error
+    if stored.get("format") != FORMAT:
+        raise IncompatibleError(f"{path}: format {stored.get('format')!r}, expected {FORMAT!r}")
+    if differing := _differences(stored["made_from"], made_from):
+        raise IncompatibleError(
+            f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "
+            "use the same settings, another -o, or --overwrite to start anew"
+        )
+    return stored
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    differing = []
+    for key in dict.fromkeys((*found, *wanted)):
+        old, new = found.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            differing += _differences(old, new)
+        elif old != new:
+            differing.append(f"{key} is {old!r}, now {new!r}")
+    return differing
