@@ -12,10 +12,13 @@ from typing import NamedTuple
 from ttvr.errors import RequirementError, TtvrError
 
 RANDOM = "random (meaningless)"
+TOY = "toy (drawn shapes)"
+"""What the embedded default says of itself."""
 DEFAULT = "default"
 LABEL_RECORD = "ttvr.json"
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LABEL_BYTES = 1 << 16
+_NPZ_NOTE = "note.npy"
 _HOST = "https://openaipublic.azureedge.net/clip/models"
 _PACKAGE = Path(__file__).parents[1]
 
@@ -27,8 +30,9 @@ class Entry(NamedTuple):
         name: what `--weights` takes.
         file: its file name.
         megabytes: about how large it is, in 10^6 bytes; 0 where it is not known.
-        sha256: of the file, as its publisher states it; empty where there is none to state.
+        sha256: of the file, as its publisher states it; empty where none is stated yet.
         aliases: further names.
+        is_shipped: it comes with the package, and is nowhere to be fetched.
     """
 
     name: str
@@ -36,15 +40,16 @@ class Entry(NamedTuple):
     megabytes: int
     sha256: str = ""
     aliases: tuple[str, ...] = ()
+    is_shipped: bool = False
 
     @property
     def url(self) -> str:
         """Where the publisher has it; empty for what comes with the package."""
-        return f"{_HOST}/{self.sha256}/{self.file}" if self.sha256 else ""
+        return "" if self.is_shipped else f"{_HOST}/{self.sha256}/{self.file}"
 
 
 ENTRIES = (
-    Entry("ttvr-tiny", "ttvr-tiny.npz", 0, aliases=(DEFAULT,)),
+    Entry("ttvr-tiny", "ttvr-tiny.npz", 0, aliases=(DEFAULT,), is_shipped=True),
     Entry(
         "ViT-B/32",
         "ViT-B-32.pt",
@@ -146,11 +151,16 @@ def label(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             for record in archive.infolist():
-                is_label = record.filename.endswith(f"extra/{LABEL_RECORD}")
                 is_known = record.compress_type in ZIP_METHODS
-                if is_label and is_known and record.file_size <= _LABEL_BYTES:
+                if not is_known or record.file_size > _LABEL_BYTES:
+                    continue
+                if record.filename.endswith(f"extra/{LABEL_RECORD}"):
                     note = json.loads(archive.read(record))["note"]
-                    return note if isinstance(note, str) and note.isprintable() else ""
+                elif record.filename == _NPZ_NOTE:
+                    note = _text_of_array(archive.read(record))
+                else:
+                    continue
+                return note if isinstance(note, str) and note.isprintable() else ""
     # What is wrong with a damaged file is said by who loads it.
     except Exception:
         return ""
@@ -163,6 +173,11 @@ def by_hand(entry: Entry, folder: Path) -> str:
         f"{entry.name}: {entry.file}, about {entry.megabytes} MB, sha256 {entry.sha256}; "
         f"by hand: curl --create-dirs -C - -o {folder / entry.file} {entry.url}"
     )
+
+
+def _text_of_array(content: bytes) -> str:
+    """The one text of an .npy file: a header that ends with its only line break, then UTF-32."""
+    return content.partition(b"\n")[2].decode("utf-32-le")
 
 
 def _chosen() -> Path | None:
@@ -192,9 +207,11 @@ def _unusable(text: str, path: Path) -> TtvrError:
 def _how_to_get(text: str, entry: Entry) -> str:
     variable = os.environ.get("TTVR_WEIGHTS") or "not set"
     looked = ", ".join(str(place) for place in places())
-    offered = entry if entry.url else _SUGGESTED
-    use = "" if entry.url else f" and pass --weights {offered.name}"
+    offered = _SUGGESTED if entry.is_shipped else entry
+    fix = f"ttvr-weights fetch {offered.name}"
+    if entry.is_shipped:
+        fix = f"install ttvr again, it is part of it; or {fix} and pass --weights {offered.name}"
     return (
         f"no weights {text!r}: looked for {entry.file} in $TTVR_WEIGHTS ({variable}), {looked}. "
-        f"Fix: ttvr-weights fetch {offered.name}{use} ({by_hand(offered, cache())})"
+        f"Fix: {fix} ({by_hand(offered, cache())})"
     )

@@ -20,7 +20,7 @@ from ttvr.clip import ACTIVATIONS, _archive, _formats, _layouts, _sizes
 from ttvr.clip._formats import RUN_FORMAT
 from ttvr.clip._sizes import arch
 from ttvr.clip._write import SIZES, SUFFIXES, random, random_state, save
-from ttvr.clip.catalog import RANDOM, find, locate
+from ttvr.clip.catalog import RANDOM, TOY, find, locate
 from ttvr.errors import TtvrError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "RUN_FORMAT",
     "SIZES",
     "SUFFIXES",
+    "TOY",
     "Checkpoint",
     "arch",
     "fingerprint",
@@ -96,7 +97,7 @@ def read(path_or_name: str | Path) -> Checkpoint:
     entry = find(str(path_or_name))
     is_named = entry is not None and entry.file == path.name and str(path_or_name) != entry.file
     source = entry.name if is_named else str(path)
-    if note:
+    if note and note != TOY:  # who uses a toy on what it does not know says so
         _LOG.warning("%s holds weights that call themselves %s", path, note)
     # A file that was asked for by OpenAI's name holds OpenAI's weights, whatever its format.
     activation = stated or ("quick_gelu" if is_named else None)

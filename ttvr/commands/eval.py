@@ -7,17 +7,21 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ttvr import plugins
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._table import table, ties
 from ttvr.commands._target import new_file
+from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import UsageError
 
 if TYPE_CHECKING:
-    from ttvr.evaluate import Result
+    from ttvr.evaluate import Pairs, Result
     from ttvr.records import TextFeatures
+    from ttvr.store import Features
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +35,13 @@ def _parser() -> argparse.ArgumentParser:
     made = parser(
         "eval",
         summary="Features and ground truth -> R@1, R@5, R@10, MdR, MnR, RSum of both directions,\n"
-        "SumR of the two, and a line that says what was measured.",
+        "SumR of the two, and a line that says what was measured. Where clips have twins, which\n"
+        "differ from them in the order of frames alone, also how many captions prefer their own.",
         examples=[
             "ttvr-eval feats/ --gt pairs.tsv",
             "ttvr-eval feats/ --gt pairs.tsv --missing skip --json > result.json",
             "ttvr-eval feats/ --text-features tfeats/ --save sims.npy",
+            "ttvr-eval feats/ --data synthetic --split test",
         ],
     )
     made.add_argument("features", metavar="FEATS", help="folder of video features")
@@ -68,13 +74,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_truth(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
         "--gt", metavar="FILE", help="lines of `caption<TAB>video id`, UTF-8; - is stdin"
     )
+    source.add_argument(
+        "--data", choices=plugins.names("datasets"), help="a dataset whose captions are asked"
+    )
+    group.add_argument("--split", metavar="NAME", help="of --data; by default test")
+    group.add_argument("--root", metavar="DIR", help="folder --data lies in, if it has files")
     group.add_argument(
         "--text-features",
         metavar="TFEATS",
-        help="captions encoded by `ttvr-extract --text`; without --gt its gt.tsv tells the pairs",
+        help="captions encoded by `ttvr-extract --text`; without --gt and --data its gt.tsv tells the "
+        "pairs",
     )
     group.add_argument(
         "--missing",
@@ -86,8 +99,7 @@ def _add_truth(group: argparse._ArgumentGroup) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.gt is None and args.text_features is None:
-        raise UsageError("no ground truth: pass --gt pairs.tsv, or --text-features with a gt.tsv")
+    _check_truth(args)
     save = new_file(args.save, overwrite=args.overwrite) if args.save else None
     from ttvr import evaluate
     from ttvr.clip import tokenizer
@@ -96,8 +108,9 @@ def _run(args: argparse.Namespace) -> int:
     from ttvr.store import Features
 
     features = Features.open(args.features)
+    warn_of_toy(features.meta["model"].get("note", ""), features.ids)
     texts = Features.open(args.text_features) if args.text_features else None
-    pairs = evaluate.stored_pairs(texts) if args.gt is None else evaluate.read_pairs(args.gt)
+    pairs = _pairs(args, texts)
     retriever = encode = None
     if args.weights or args.head or evaluate.needs_model(features, texts):
         retriever = load_for(
@@ -134,12 +147,44 @@ def _run(args: argparse.Namespace) -> int:
     return PARTIAL if result.absent and args.missing == "skip" else DONE
 
 
+def _check_truth(args: argparse.Namespace) -> None:
+    if args.gt is None and args.data is None and args.text_features is None:
+        raise UsageError(
+            "no ground truth: pass --gt pairs.tsv, --data NAME, or --text-features with a gt.tsv"
+        )
+    for flag in ("split", "root"):
+        if args.data is None and getattr(args, flag) is not None:
+            raise UsageError(f"--{flag} is of a dataset: pass --data NAME as well")
+
+
+def _pairs(args: argparse.Namespace, texts: Features | None) -> Pairs:
+    from ttvr import evaluate
+
+    if args.data is not None:
+        root = None if args.root is None else Path(args.root)
+        return evaluate.dataset_pairs(args.data, args.split or "test", root=root)
+    return evaluate.stored_pairs(texts) if args.gt is None else evaluate.read_pairs(args.gt)
+
+
 def _as_json(result: Result) -> str:
     return json.dumps({**result.metrics, "protocol": result.protocol}, ensure_ascii=False) + "\n"
 
 
 def _as_text(result: Result) -> str:
-    return table(result.metrics, _protocol(result.protocol, result.metrics))
+    text = table(result.metrics, _protocol(result.protocol, result.metrics))
+    return text + _twins(result.metrics["twins"]) if "twins" in result.metrics else text
+
+
+def _twins(found: dict[str, Any]) -> str:
+    """How many captions prefer their video to its twin, in a line."""
+    if not found["queries"]:
+        return "# twins: no caption has both its video and the twin in the folder\n"
+    parts = [
+        f"twins {found['accuracy']:.1f} % of {found['queries']} captions prefer their video "
+        f"(ties {100 * found['tie_fraction']:.1f} %, within {found['tolerance']:g}, count half)",
+        *(f"{kind} {facts['accuracy']:.1f}" for kind, facts in found["kinds"].items()),
+    ]
+    return f"# {' | '.join(parts)}\n"
 
 
 def _protocol(facts: dict[str, Any], found: dict[str, Any]) -> str:

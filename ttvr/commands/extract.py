@@ -28,6 +28,7 @@ from ttvr.commands._extract_options import (
 from ttvr.commands._extract_texts import run_texts
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, FAILED, PARTIAL, execute
+from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import RequirementError, UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
     found = _ffmpeg([item.clip.path for item in inputs.items])
     dropped = _check_output(args, inputs)
     retriever = load_model(args)
+    warn_of_toy(retriever.note, (item.clip.id for item in inputs.items))
     options = _options_of(args, retriever.recipe)
     if args.patches:
         each = extract.Encoder(retriever, options).row_bytes()
