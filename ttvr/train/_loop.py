@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 
 from ttvr.devices import autocast
@@ -132,7 +131,7 @@ def _learn(parts: Parts, batch: Batch, recipe: Recipe, step: int, steps: int) ->
     rate = schedule(step, steps=steps, warmup=recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate
-    with autocast(model.device, recipe.precision), _attention(model.device):
+    with autocast(model.device, recipe.precision):
         losses = model(batch)
     loss = sum(losses.values())
     scaler.scale(loss).backward()
@@ -154,11 +153,6 @@ def _learn(parts: Parts, batch: Batch, recipe: Recipe, step: int, steps: int) ->
     facts = {"lr": recipe.lr * rate, "grad_norm": norm, "scale": logit_scale.exp()}
     facts = {"loss": loss, **losses, **facts}
     return {name: float(torch.as_tensor(value).detach()) for name, value in facts.items()}
-
-
-def _attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """On a CPU attention is computed as it is written: its fused form has a slow backward pass."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
 
 
 def _remaining(loader: Loader, state: State) -> Iterator[tuple[int, Batch]]:
