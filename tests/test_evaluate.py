@@ -15,10 +15,11 @@ from tiny import EMBED, tiny_state
 
 from ttvr import evaluate, metrics, plugins, retriever
 from ttvr.clip import tokenizer
+from ttvr.commands import data, extract
 from ttvr.commands import eval as command
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.heads.meanp import MeanP
-from ttvr.records import VideoFeatures
+from ttvr.records import Twin, VideoFeatures
 from ttvr.store import Features, Outcome, Settings, Source, TextWriter, Writer
 
 IDS = ("a/one", "a/two", "three", "caf\u00e9", "five")
@@ -255,6 +256,96 @@ def test_missing_videos(home, model):
         evaluate.evaluate(features, gone, missing="skip")
 
 
+def slow_preference(sims, videos, columns, twins):
+    """Shares of each kind, one caption at a time."""
+    shares = {}
+    for row, video in enumerate(videos):
+        if video not in twins or twins[video].id not in columns:
+            continue
+        gap = float(sims[row, columns[video]]) - float(sims[row, columns[twins[video].id]])
+        share = 0.5 if abs(gap) <= evaluate.TOLERANCE else float(gap > 0)
+        shares.setdefault(twins[video].kind, []).append(share)
+    return shares
+
+
+def twins_of(*pairs):
+    return {one: Twin(other, kind) for a, b, kind in pairs for one, other in ((a, b), (b, a))}
+
+
+@pytest.fixture
+def given_scores(home, model, monkeypatch):
+    """Evaluates scores that a test makes up, of the videos of `feats`."""
+    features = Features.open(home / "feats")
+
+    def run(sims, videos, twins, **options):
+        made = sims.astype(np.float32)
+        monkeypatch.setattr(evaluate, "scores", lambda *given: (made, 0))
+        captions = tuple(f"caption {row}" for row in range(len(videos)))
+        pairs = evaluate.Pairs("set/part", captions, tuple(videos), twins, is_file=False)
+        return evaluate.evaluate(features, pairs, **options)
+
+    return run
+
+
+def test_preference_of_twins_equals_a_slow_loop(given_scores):
+    rng, columns = np.random.default_rng(0), {name: at for at, name in enumerate(IDS)}
+    twins = twins_of((IDS[0], IDS[3], "x"), (IDS[4], IDS[1], "y"), (IDS[2], "elsewhere", "z"))
+    for _ in range(20):
+        videos = [IDS[at] for at in rng.integers(0, len(IDS), 12)]
+        # Many gaps are smaller than the tolerance, many are not, and none is near it.
+        sims = rng.integers(0, 8, (12, len(IDS))) * (0.4 * evaluate.TOLERANCE)
+        sims[:, 0] += evaluate.TOLERANCE / 10
+        result = given_scores(sims, videos, twins)
+        found, expected = result.metrics["twins"], slow_preference(sims, videos, columns, twins)
+        assert set(found["kinds"]) == set(expected) <= {"x", "y"}
+        everything = [share for shares in expected.values() for share in shares]
+        for facts, shares in (
+            (found, everything),
+            *((found["kinds"][kind], shares) for kind, shares in expected.items()),
+        ):
+            assert facts["queries"] == len(shares)
+            assert facts["accuracy"] == pytest.approx(100 * np.mean(shares))
+            assert facts["tie_fraction"] == pytest.approx(np.mean(np.array(shares) == 0.5))
+        np.testing.assert_array_equal(result.sims, sims.astype(np.float32))
+        assert result.protocol["split"] == "set/part"
+
+
+def test_twins_within_rounding_share_their_ranks(given_scores):
+    """Whichever of the two rounding puts first, a caption finds its video half of the time."""
+    noise = evaluate.TOLERANCE / 2
+    videos, twins = [IDS[0], IDS[1]], twins_of((IDS[0], IDS[1], "x"))
+    sims = np.array([[0.5, 0.5, 0.1, 0.2, 0.3], [0.4, 0.4, 0.3, 0.2, 0.1]])
+    exact = given_scores(sims, videos, twins).metrics
+    assert exact["t2v"]["MnR"] == 1.5
+    for sign in (1, -1):
+        other = sims.copy()
+        other[:, 0] += sign * noise
+        found = given_scores(other, videos, twins).metrics
+        assert found == exact
+        assert found["twins"]["accuracy"] == 50.0
+        other[:, 0] += sign * 2 * noise
+        assert given_scores(other, videos, twins).metrics["t2v"]["tie_fraction"] == 0.0
+    # Others that are as near are no twins, and are told apart.
+    sims[:, 2] = sims[:, 0] - noise
+    assert given_scores(sims, videos, twins).metrics["t2v"]["MnR"] == 1.5
+
+
+def test_without_twins_nothing_is_said_of_them(given_scores):
+    sims = np.eye(5)
+    assert "twins" not in given_scores(sims, IDS, {}).metrics
+    absent = given_scores(sims, IDS, twins_of((IDS[0], "elsewhere", "x"))).metrics["twins"]
+    assert (absent["queries"], absent["accuracy"], absent["kinds"]) == (0, None, {})
+
+
+def test_twins_of_scores_that_are_not_finite(given_scores):
+    sims = np.eye(5)
+    sims[0, :2] = np.inf
+    twins = twins_of((IDS[0], IDS[1], "x"))
+    with pytest.raises(TtvrError, match="row 0"):
+        given_scores(sims, IDS, twins)
+    assert given_scores(sims, IDS, twins, compat="clip4clip").metrics["twins"]["queries"] == 2
+
+
 def test_models_that_do_not_belong_are_refused(home, model, tmp_path):
     features, pairs = Features.open(home / "feats"), evaluate.read_pairs(str(home / "pairs.tsv"))
     other = retriever.load(home / "other.pt")
@@ -445,3 +536,72 @@ def test_command_counts_long_captions(home, capsys, tmp_path):
     code, out, err = run(capsys, home / "feats", "--gt", pairs, "--on-long", "error")
     assert (code, out) == (2, "")
     assert "1 of 2 captions have more than 77 tokens, the first is number 1, 'word" in err
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory, home):
+    """Features of the first clips of two splits, under their ids."""
+    made = {}
+    for split, count in (("test", 4), ("twins", 6)):
+        folder = tmp_path_factory.mktemp(split)
+        clips, feats = folder / "clips", folder / "feats"
+        arguments = ["synth", "-o", clips, "--split", split, "--limit", count, "-q"]
+        assert data.main([*map(str, arguments), "--format", "images", "-j", "1"]) == 0
+        arguments = [clips, "-o", feats, "-w", home / "clip.pt", "--frames", 8, "-q"]
+        assert extract.main([*map(str, arguments), "--device", "cpu", "-j", "1"]) == 0
+        made[split] = feats, clips / "gt.tsv"
+    return made
+
+
+def test_command_takes_a_dataset(drawn, capsys):
+    feats, truth = drawn["test"]
+    options = ("--json", "--missing", "skip")
+    code, out, err = run(capsys, feats, "--data", "synthetic", *options)
+    assert code == 3
+    assert "test-00004: not in the folder" in err
+    found = json.loads(out)
+    assert found["protocol"]["split"] == "synthetic/test"
+    assert found["protocol"]["coverage"] == {"found": 4, "expected": 500}
+    split = plugins.load("datasets", "synthetic").load(None, "test")
+    lines = zip(split.captions, (clip.id for clip in split.clips), strict=True)
+    sha256 = hashlib.sha256(pairs_text(lines).encode()).hexdigest()
+    assert found["protocol"]["sha256"] == sha256
+    assert "twins" not in found
+    alone = json.loads(run(capsys, feats, "--gt", truth, "--json")[1])
+    assert all(found[name] == alone[name] for name in ("t2v", "v2t", "SumR"))
+    code, out, err = run(capsys, feats, "--data", "synthetic", "--split", "val")
+    assert (code, out) == (1, "")
+    assert "500 of 500 videos of synthetic/val have no features" in err
+
+
+def test_what_ignores_order_prefers_no_twin(drawn, capsys):
+    """Eight of 36 frames are the same from either end, and meanp takes their mean."""
+    arguments = (drawn["twins"][0], "--data", "synthetic", "--split", "twins", "--missing", "skip")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 3
+    line = out.splitlines()[-1]
+    assert line.startswith("# twins 50.0 % of 6 captions prefer their video (ties 100.0 %, within ")
+    found = json.loads(run(capsys, *arguments, "--json")[1])
+    assert found["twins"]["accuracy"] == 50.0
+    assert found["t2v"]["tie_fraction"] == 1.0
+    assert all(facts["accuracy"] == 50.0 for facts in found["twins"]["kinds"].values())
+    assert re.findall(r"\| (\w+) 50\.0", line) == sorted(found["twins"]["kinds"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gt", "pairs.tsv", "--data", "synthetic"), "--data: not allowed with argument --gt"),
+        (("--data", "nothing"), "invalid choice: 'nothing'"),
+        (("--data", "synthetic", "--split", "rest"), "synthetic has no split 'rest'; there are"),
+        (("--gt", "pairs.tsv", "--split", "test"), "--split is of a dataset: pass --data NAME"),
+        (("--gt", "pairs.tsv", "--root", "x"), "--root is of a dataset: pass --data NAME"),
+    ],
+)
+def test_command_refuses_half_a_dataset(home, capsys, arguments, message):
+    try:
+        code, out, err = run(capsys, home / "feats", *arguments)
+    except SystemExit as end:
+        code, (out, err) = end.code, capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert message in err

@@ -86,8 +86,8 @@ def _add_truth(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--text-features",
         metavar="TFEATS",
-        help="captions encoded by `ttvr-extract --text`; without --gt and --data its gt.tsv tells the "
-        "pairs",
+        help="captions encoded by `ttvr-extract --text`; their gt.tsv tells the pairs if neither "
+        "--gt nor --data does",
     )
     group.add_argument(
         "--missing",

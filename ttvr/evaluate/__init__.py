@@ -12,21 +12,25 @@ from ttvr.errors import TtvrError
 from ttvr.evaluate._pairs import (
     Pairs,
     absent_videos,
+    dataset_pairs,
     read_pairs,
     refusal,
     require_kind,
     stored_pairs,
 )
 from ttvr.evaluate._scores import Encode, needs_model, scores
+from ttvr.evaluate._twins import TOLERANCE, preference, tied
 from ttvr.files import written
 from ttvr.retriever import Retriever
 from ttvr.store import Features
 
 __all__ = [
     "MISSING",
+    "TOLERANCE",
     "Encode",
     "Pairs",
     "Result",
+    "dataset_pairs",
     "evaluate",
     "needs_model",
     "read_pairs",
@@ -41,7 +45,8 @@ class Result(NamedTuple):
     """What was measured, and on what.
 
     Attributes:
-        metrics: of both directions, as `metrics.summary` gives them.
+        metrics: of both directions, as `metrics.summary` gives them; where videos have twins also
+            "twins", as `preference` gives it.
         protocol: split, sha256, numbers of queries and videos, coverage, ties, model, frames,
             captions that were cut.
         sims: [Nt, Nv] float32, rows as the pairs that were scored, columns as the folder's rows;
@@ -68,7 +73,9 @@ def evaluate(
 ) -> Result:
     """Rank every video for every caption and every caption for every video.
 
-    All videos of the folder are candidates, also those that no caption describes.
+    All videos of the folder are candidates, also those that no caption describes. Where videos have
+    twins, a caption's scores with both count as the same if they differ by no more than TOLERANCE:
+    what the metrics are taken of, not `sims`.
 
     Args:
         features: a video folder.
@@ -101,7 +108,10 @@ def evaluate(
     sims, truncated = scores(features, captions, retriever, encode, texts)
     missed = (len(pairs.videos) - len(kept), len(absent)) if missing == "miss" else (0, 0)
     owner = [rows[pairs.videos[at]] for at in kept]
-    measured = metrics.summary(sims, owner, ties=ties, compat=compat, missed=missed)
+    shared = tied(sims, pairs.twins, rows)
+    measured = metrics.summary(shared, owner, ties=ties, compat=compat, missed=missed)
+    if pairs.twins:
+        measured["twins"] = preference(shared, owner, pairs.twins, rows)
     protocol = _protocol(features, pairs, measured, absent)
     protocol |= {"missing": missing if absent else None, "truncated": truncated}
     return Result(measured, protocol, sims, absent)
@@ -118,7 +128,7 @@ def _protocol(
 ) -> dict[str, Any]:
     expected = len(set(pairs.videos))
     return {
-        "split": Path(pairs.name).name,
+        "split": pairs.split,
         "sha256": pairs.sha256,
         "captions": measured["t2v"]["queries"],
         "captioned_videos": measured["v2t"]["queries"],

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+from ttvr import plugins
 from ttvr.errors import IncompatibleError, TtvrError, not_utf8
+from ttvr.records import Twin
 from ttvr.store import Features, attempts
 
 _GT = "gt.tsv"
@@ -19,14 +23,23 @@ class Pairs(NamedTuple):
     """Which caption describes which video: entry i of both belongs together.
 
     Attributes:
-        name: of the file.
+        name: of the file, or of a dataset's split.
         captions: sentences; the same one may describe several videos.
         videos: ids of videos; most have several captions or one.
+        twins: of a video, the one that differs from it in a single respect.
+        is_file: whether the name is that of a file.
     """
 
     name: str
     captions: tuple[str, ...]
     videos: tuple[str, ...]
+    twins: Mapping[str, Twin] = MappingProxyType({})
+    is_file: bool = True
+
+    @property
+    def split(self) -> str:
+        """What reports call it: `synthetic/test`, and of a file the name without its folder."""
+        return Path(self.name).name if self.is_file else self.name
 
     @property
     def sha256(self) -> str:
@@ -35,7 +48,8 @@ class Pairs(NamedTuple):
         Of a file that is written so it is the hash of the file; a text folder's own numbering,
         a byte order mark or another line end does not make it another split.
         """
-        lines = (f"{caption}\t{video}\n" for caption, video in zip(*self[1:], strict=True))
+        both = zip(self.captions, self.videos, strict=True)
+        lines = (f"{caption}\t{video}\n" for caption, video in both)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -84,6 +98,25 @@ def stored_pairs(texts: Features) -> Pairs:
     captions = tuple(texts.texts[row] for row, _ in texts.gt)
     videos = tuple(unicodedata.normalize("NFC", video) for _, video in texts.gt)
     return Pairs(str(path), captions, videos)
+
+
+def dataset_pairs(dataset: str, split: str, *, root: Path | None = None) -> Pairs:
+    """The ground truth of a dataset's split.
+
+    Args:
+        dataset: a name of the family `datasets`.
+        split: one of its splits.
+        root: the folder the dataset lies in, where it needs one.
+
+    Raises:
+        UsageError: no such dataset or split, or no root where one is needed.
+        TtvrError: files of the dataset are missing or damaged.
+    """
+    source = plugins.load("datasets", dataset)
+    found = source.load(root, split)
+    videos = tuple(unicodedata.normalize("NFC", found.clips[at].id) for at in found.owner)
+    twins = {clip.id: twin for clip in found.clips if (twin := source.twin(clip))}
+    return Pairs(found.name, tuple(found.captions), videos, twins, is_file=False)
 
 
 def require_kind(features: Features, kind: str) -> None:
