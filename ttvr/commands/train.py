@@ -93,7 +93,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
-    _options.add(group, "device")
+    _options.add(group, "device", "jobs")
     group.add_argument("--threads", type=_options.positive, metavar="N", help="of torch on a CPU")
     for name, default, what in (
         ("eval-every", 0, "steps between validations; 0: after each epoch alone"),
@@ -126,11 +126,20 @@ def _run(args: argparse.Namespace) -> int:
     folder = None if args.dry_run else Path(args.out)
     if folder:
         train.check_usable(folder, resume=args.resume, overwrite=args.overwrite)
-    data = _data(args)
+    dataset, root = plugins.load("datasets", args.data), Path(args.root) if args.root else None
+    data = train.Data(
+        args.data,
+        dataset.read,
+        dataset.load(root, "train", limit=args.limit),
+        dataset.load(root, "val", limit=args.eval_limit),
+    )
+    # Drawing is Python, one thread at a time; decoding is in processes of its own.
+    jobs = args.jobs or (_options.default_jobs() if dataset.needs_root else 1)
     options = train.Options(
         eval_every=args.eval_every,
         save_every=args.save_every,
         log_every=args.log_every,
+        jobs=jobs,
         activation=args.activation,
     )
     if args.dry_run:
@@ -158,15 +167,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             raise UsageError(f"{name} is given twice: by its flag and by --set")
         given[name] = value
     return from_settings(given, RECIPES[args.recipe] if args.recipe else None)
-
-
-def _data(args: argparse.Namespace) -> Data:
-    from ttvr.train import Data
-
-    dataset, root = plugins.load("datasets", args.data), Path(args.root) if args.root else None
-    learned = dataset.load(root, "train", limit=args.limit)
-    ranked = dataset.load(root, "val", limit=args.eval_limit)
-    return Data(args.data, dataset.read, learned, ranked)
 
 
 def _train(

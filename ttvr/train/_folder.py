@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -87,13 +88,13 @@ class Log:
         self._file = path.open("a")
 
     def write(self, **facts: Any) -> None:
-        """Add a line, at once on its way to the disk."""
-        self._file.write(json.dumps(facts) + "\n")
+        """Add a line, at once on its way to the disk; what is not finite is null in JSON."""
+        facts = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in facts.items()
+        }
+        self._file.write(json.dumps(facts, allow_nan=False) + "\n")
         self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def peak_mib(device: torch.device) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -23,6 +24,8 @@ from ttvr.train._folder import BEST, Log, check_usable, claimed
 from ttvr.train._setup import Data, Options, Parts, set_up
 from ttvr.train._state import Meter, Outcome, State, begin, identity, read
 from ttvr.train._validate import validate
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -61,6 +64,7 @@ def train(
     """
     options = options or Options()
     check_usable(folder, resume=resume, overwrite=overwrite)
+    data = data.kept()
     made_from = identity(recipe, data, options)
     with claimed(folder), _interruption() as interrupted:
         stored = None if overwrite else read(folder, made_from)
@@ -71,6 +75,7 @@ def train(
         state = begin(folder, recipe, stored, parts, steps=recipe.epochs * per_epoch)
         journal = Log(folder, step=state.step)
         meter = Meter(state, recipe.batch_size, parts.model.device)
+        log.info("%s: %d of %d steps done", folder, state.step, state.steps)
         on_step(state.step, state.steps)
         for step, batch in _remaining(parts.loader, state):
             epoch = step // per_epoch
@@ -83,6 +88,8 @@ def train(
             if is_due:
                 found = validate(parts.model, data.val, data.read, jobs=options.jobs)
                 journal.write(step=state.step, epoch=epoch, val=found, **meter.lap())
+                recall = found["t2v"]["R@1"]
+                log.info("step %d of %d: R@1 %.1f on val", state.step, state.steps, recall)
                 if state.improves(found):
                     parts.model.save(folder / BEST)
             if is_due or interrupted() or state.step % options.save_every == 0:
@@ -104,12 +111,11 @@ def rehearse(
     Raises:
         TtvrError: as `train`.
     """
-    parts = set_up(recipe, data, options or Options(), device)
+    parts = set_up(recipe, data.kept(), options or Options(), device)
     steps = recipe.epochs * len(parts.loader)
     state = State(steps)
     meter = Meter(state, recipe.batch_size, parts.model.device)
-    with contextlib.closing(parts.loader.batches(0)) as batches:
-        batch = next(batches)
+    batch = next(parts.loader.batches(0))
     learned = _learn(parts, batch, recipe, 0, steps)
     state.step = 1
     return {
@@ -159,9 +165,7 @@ def _remaining(loader: Loader, state: State) -> Iterator[tuple[int, Batch]]:
     """The steps that are left, from 0, each with its batch."""
     first, start = divmod(state.step, len(loader))
     for epoch in range(first, state.steps // len(loader)):
-        batches = loader.batches(epoch, start)
-        with contextlib.closing(batches):
-            yield from enumerate(batches, epoch * len(loader) + start)
+        yield from enumerate(loader.batches(epoch, start), epoch * len(loader) + start)
         start = 0
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ttvr.clip import tokenizer
+from ttvr.errors import UsageError
 from ttvr.loader import Loader, Read
 from ttvr.losses import WordLoss
 from ttvr.optim import parameter_groups
@@ -31,9 +32,13 @@ class Data(NamedTuple):
     train: Split
     val: Split
 
+    def kept(self) -> Data:
+        """The same with the training captions in memory: they are read several times."""
+        return self._replace(train=self.train._replace(captions=tuple(self.train.captions)))
+
 
 class Options(NamedTuple):
-    """How a training runs; none of it changes what is learned.
+    """How a training runs.
 
     Attributes:
         eval_every: steps between validations; 0: at the ends of epochs alone.
@@ -70,8 +75,11 @@ def set_up(recipe: Recipe, data: Data, options: Options, device: str | torch.dev
     """Build everything from the recipe's seed.
 
     Raises:
-        TtvrError: of `retriever.build` and of `Loader`.
+        UsageError: the recipe asks for frames that training cannot choose from, or `Loader`'s.
+        TtvrError: of `retriever.build`.
     """
+    if recipe.fps is not None:
+        raise UsageError("training chooses from all frames of a clip: fps has to be none")
     torch.manual_seed(recipe.seed)
     model = build(recipe, activation=options.activation, device=device)
     captions, length = data.train.captions, model.text_length

@@ -142,6 +142,7 @@ def identity(recipe: Recipe, data: Data, options: Options) -> dict[str, Any]:
             "dataset": data.name,
             **{part.name: sha256(part) for part in (data.train, data.val)},
         },
+        "activation": options.activation,
         "eval_every": options.eval_every,
         "log_every": options.log_every,
     }
