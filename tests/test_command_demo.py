@@ -179,7 +179,7 @@ def test_what_is_shown_can_be_typed(run, home, tmp_path):
     name = "a demo's"
     _, out, _ = run("-o", name)
     fresh = tmp_path / "fresh"
-    (fresh / name).mkdir(parents=True)
+    fresh.mkdir()
     paths = [ROOT / "bin", Path(sys.executable).parent, os.environ["PATH"]]
     done = subprocess.run(
         ["bash", "-c", "\n".join(typed(out))],
