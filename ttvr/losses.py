@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_SHARPNESS = 10.0  # a unit vector is too short for a linear map to be sure of anything
+
 
 def info_nce(logits: Tensor) -> Tensor:
     """Symmetric contrastive loss of matched pairs.
@@ -34,9 +36,11 @@ class WordLoss(nn.Module):
     """An auxiliary loss of training: which tokens a caption has, read from a vector.
 
     Huang et al., "Classification Done Right for Vision-Language Pre-Training" (SuperClass, 2024):
-    the tokens of a caption as the labels of a classification, here without their weights by rarity,
-    and read by one linear map from the video's and from the text's vector, so that both put the
-    same word in the same place.
+    the tokens of a caption as labels. Here each token is a yes or no of its own, and one linear map
+    reads both the video's and the text's vector, so that both put the same word in the same place.
+
+    Contrast alone rewards a word only once both towers have found it, and what appearance already
+    tells apart earns no reward: places ("on the left") stay undiscovered for long.
 
     Args:
         tokens: V ids that are labels.
@@ -52,15 +56,19 @@ class WordLoss(nn.Module):
         """The mean of both cross entropies.
 
         Args:
-            ids: [B, L] int64 tokens of the captions.
-            text: [B, D] vectors of the captions, times the logit scale.
-            video: [B, D] vectors of their clips, likewise.
+            ids: [B, L] int64 tokens of the captions; end-of-text has the highest id.
+            text: [B, D] unit vectors of the captions.
+            video: [B, D] unit vectors of their clips.
 
         Returns:
-            Scalar float32: cross entropy with the caption's labels, each with the same share.
+            Scalar float32: binary cross entropies, summed over V, mean over B and over both.
         """
         with torch.autocast(ids.device.type, enabled=False):
-            has = (ids.unsqueeze(2) == self.tokens).any(dim=1).float()  # [B, V]
-            target = has / has.sum(dim=1, keepdim=True).clamp(min=1)
-            parts = [F.cross_entropy(self.read(vector.float()), target) for vector in (text, video)]
-            return sum(parts) / len(parts)
+            # What stands after end-of-text is padding, whose id is that of a token as well.
+            end = ids.argmax(dim=1, keepdim=True)
+            is_word = torch.arange(ids.shape[1], device=ids.device) < end  # [B, L]
+            is_label = (ids.unsqueeze(2) == self.tokens) & is_word.unsqueeze(2)  # [B, L, V]
+            has = is_label.any(dim=1).float()
+            both = self.read(_SHARPNESS * torch.cat([text, video]).float())
+            parts = F.binary_cross_entropy_with_logits(both, has.repeat(2, 1), reduction="none")
+            return parts.sum(dim=1).mean()

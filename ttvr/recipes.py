@@ -85,7 +85,7 @@ RECIPES = {
         precision="bf16",
         initial_scale=30.0,
         scale_lr_factor=5.0,
-        word_loss=1.0,
+        word_loss=0.5,
     ),
 }
 """Settings by name: "ttvr-tiny" made the model that ttvr carries."""

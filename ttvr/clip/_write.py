@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
 
 SIZES = {
     "tiny": Sizes(224, 32, 128, 2, 128, 2, 64),
-    "ttvr-tiny": Sizes(64, 8, 128, 4, 128, 3, 128),
+    "ttvr-tiny": Sizes(64, 16, 128, 4, 128, 3, 128),
     "ViT-B/32": Sizes(224, 32, 768, 12, 512, 12, 512),
 }
 

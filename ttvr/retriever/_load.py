@@ -21,6 +21,7 @@ from ttvr.recipes import Recipe, from_settings
 from ttvr.retriever._model import Retriever
 
 SCRATCH = "scratch"
+_POSITION_STD = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,9 @@ def _from_scratch(recipe: Recipe, sizes: str) -> checkpoints.Checkpoint:
     # Words that training never sees stay exactly zero, AdamW included: one that is unknown says
     # nothing instead of noise, and the file need not hold their rows.
     state["token_embedding.weight"].zero_()
+    # As CLIP draws them, patches drown their positions, and places are learned late or never.
+    positions = state["visual.positional_embedding"]
+    positions *= _POSITION_STD / positions.std()
     return checkpoints.Checkpoint(
         clip=state,
         head={},

@@ -24,7 +24,7 @@ class Retriever(nn.Module):
     """A CLIP, a similarity head, and how they came to be. Made by `load` or `build`.
 
     `auxiliary` is None, or a loss with parameters of its own that training adds and `save` leaves
-    out: it takes ids [B, L], and the vectors of texts and videos [B, D] times the logit scale.
+    out: it takes ids [B, L], and the unit vectors of texts and videos [B, D].
 
     Args:
         clip: both towers.
@@ -98,10 +98,8 @@ class Retriever(nn.Module):
         scale = self.clip.logit_scale.exp()
         losses = self.losses(text, video, scale)
         if self.auxiliary is not None:
-            # The scale is the contrastive loss's own: the auxiliary one must not move it.
-            fixed = scale.detach()
             vectors = self.head.vector_text(text), self.head.vector_video(video)
-            words = self.auxiliary(batch.ids.to(self.device), *(fixed * v for v in vectors))
+            words = self.auxiliary(batch.ids.to(self.device), *vectors)
             losses["words"] = self.recipe.word_loss * words
         return losses
 
