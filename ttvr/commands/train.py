@@ -158,14 +158,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    given = dict(parse(one) for one in args.set)
-    for name in _SETTINGS:
-        value = getattr(args, name)
-        if value is None:
-            continue
-        if name in given:
-            raise UsageError(f"{name} is given twice: by its flag and by --set")
-        given[name] = value
+    flags = [(name, getattr(args, name)) for name in _SETTINGS]
+    pairs = [*map(parse, args.set), *(pair for pair in flags if pair[1] is not None)]
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{twice} is given twice; say it once, by its flag or by --set")
     return from_settings(given, RECIPES[args.recipe] if args.recipe else None)
 
 

@@ -59,6 +59,8 @@ def claimed(folder: Path) -> Iterator[None]:
                 f"{folder} is being written by another process, nothing was changed; "
                 "wait for it or pass another -o"
             ) from error
+        for left in folder.glob(".*.part.*"):  # of a process that was killed while it wrote
+            left.unlink()
         yield
 
 

@@ -92,10 +92,12 @@ def train(
                 log.info("step %d of %d: R@1 %.1f on val", state.step, state.steps, recall)
                 if state.improves(found):
                     parts.model.save(folder / BEST)
-            if is_due or interrupted() or state.step % options.save_every == 0:
+            # Asked once: an interruption after this line is one of the next step.
+            is_stopped = interrupted() and state.step < state.steps
+            if is_due or is_stopped or state.step % options.save_every == 0:
                 state.save(folder, parts, made_from)
             on_step(state.step, state.steps)
-            if interrupted() and state.step < state.steps:
+            if is_stopped:
                 raise KeyboardInterrupt
         return state.outcome()
 
@@ -145,10 +147,11 @@ def _learn(parts: Parts, batch: Batch, recipe: Recipe, step: int, steps: int) ->
     norm = clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
     # While fp16's scale can still be halved, the scaler skips steps whose gradients overflow.
     if not loss.isfinite() or not (norm.isfinite() or scaler.get_scale() > 1):
+        found = f"loss {float(loss.detach()):g}, gradient norm {float(norm):g}"
         ids = ", ".join(loader.split.clips[owner].id for owner in batch.owner)
         raise TtvrError(
-            f"step {step + 1}: loss {float(loss):g}, gradient norm {float(norm):g}; the last "
-            f"checkpoint is left as it was; try a lower learning rate; clips of the batch: {ids}"
+            f"step {step + 1}: {found}; the last checkpoint is left as it was; try a lower "
+            f"learning rate; clips of the batch: {ids}"
         )
     scaler.step(optimizer)
     scaler.update()
