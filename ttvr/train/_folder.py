@@ -36,7 +36,9 @@ def check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder} holds a training already, nothing was changed; drop --no-resume to go on "
             "with it, or pass --overwrite or another -o"
         )
-    if not (folder / RECIPE).exists() and any(path.name != _LOCK for path in folder.iterdir()):
+    # A run that was killed as it began has a lock, and maybe half a file, whose names are hidden.
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if shown and not (folder / RECIPE).exists():
         raise UsageError(
             f"{folder} is not empty and not the folder of a run, nothing was changed; "
             "pass another -o"

@@ -129,9 +129,9 @@ class Meter:
         state.seconds += spent
         self._time, self._step = now, state.step
         found = {"seconds": round(state.seconds, 3), "mib": peak_mib(self._device)}
-        return found | (
-            {"clips_per_second": round(steps * self._clips / spent, 1)} if steps else {}
-        )
+        if steps:
+            found["clips_per_second"] = round(steps * self._clips / spent, 1)
+        return found
 
 
 def identity(recipe: Recipe, data: Data, options: Options) -> dict[str, Any]:
