@@ -78,7 +78,9 @@ def _add_random(verbs: Verbs) -> None:
     one.add_argument(
         "-o", "--out", required=True, metavar="FILE", help="a TorchScript archive, .pt"
     )
-    one.add_argument("--size", default="tiny", help="tiny (15 MB) or ViT-B/32 (303 MB)")
+    one.add_argument(
+        "--size", default="tiny", help="tiny (15 MB), ttvr-tiny (16 MB) or ViT-B/32 (303 MB)"
+    )
 
 
 def _list(args: argparse.Namespace) -> int:
