@@ -160,27 +160,31 @@ def _drawn(clip: str) -> tuple[Scene, np.random.Generator]:
 def _gallery(split: str) -> Iterator[str]:
     """Ids of clips of distinct meanings."""
     seen: set[str] = set()
+    found = 0
     for index in itertools.count():
-        if len(seen) == GALLERY:
+        if found == GALLERY:
             return
-        meaning = synthetic.meaning(synthetic.nth(split, index)[0])
-        if meaning not in seen:
-            seen.add(meaning)
+        said = synthetic.wordings(synthetic.nth(split, index)[0])
+        if said.isdisjoint(seen):
+            seen |= said
+            found += 1
             yield _id(split, index)
 
 
 def _twins() -> Iterator[str]:
     """Ids of clips and their reversals in turn, of distinct meanings."""
     seen: set[str] = set()
+    found = 0
     for index in itertools.count():
-        if len(seen) == 2 * TWINS:
+        if found == TWINS:
             return
         scene, _ = synthetic.nth("test", index)
         if not synthetic.is_temporal(scene):
             continue
-        both = {synthetic.meaning(scene), synthetic.meaning(synthetic.reverse(scene))}
+        both = synthetic.wordings(scene) | synthetic.wordings(synthetic.reverse(scene))
         if both.isdisjoint(seen):
             seen |= both
+            found += 1
             yield from (_id("twins", index), _id("twins", index) + "r")
 
 

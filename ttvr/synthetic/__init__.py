@@ -17,6 +17,7 @@ from ttvr.synthetic._scene import (
     reverse,
     sample,
     split_of,
+    wordings,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "reverse",
     "sample",
     "split_of",
+    "wordings",
 ]
