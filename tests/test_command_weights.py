@@ -242,7 +242,10 @@ def test_random(run, place):
         (["convert", "a.pt", "-o", "b.onnx"], "b.onnx: the suffix must be one of .pt, .bin"),
         (["convert", "a.pt", "-o", "b.pt", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["random", "-o", "r.npz"], "name it .pt"),
-        (["random", "-o", "r.pt", "--size", "huge"], "no size 'huge'; there are: tiny, ttvr-tiny, ViT-B/32"),
+        (
+            ["random", "-o", "r.pt", "--size", "huge"],
+            "no size 'huge'; there are: tiny, ttvr-tiny, ViT-B/32",
+        ),
         *((["random", "-o", "r.pt", "--seed", n], "of 0 to 922337") for n in ("9" * 20, "-1", "x")),
         (["random", "-o", "r.pt", "--seed", "9223372036854775808"], "of 0 to 9223372036854775807"),
         (["list", "--js"], "unrecognized arguments: --js"),
