@@ -202,6 +202,13 @@ def test_the_largest_seed(run, place):
     assert run("random", "--seed", "9223372036854775807", "-o", "r.pt")[0] == 0
 
 
+def test_convert_keeps_the_note_or_takes_another(run, place):
+    weights.save(clip_files.state(), place / "a.npz", note="of a")
+    assert run("convert", "a.npz", "-o", "b.npz")[0] == 0
+    assert run("convert", "a.npz", "-o", "c.npz", "--note", "of c")[0] == 0
+    assert [weights.read(name).note for name in ("b.npz", "c.npz")] == ["of a", "of c"]
+
+
 def test_convert_of_a_run_says_what_is_left_out(run, place):
     clip = clip_files.state()
     made = {"format": "ttvr-run/1", "clip": clip, "head": {"w": torch.ones(2)}, "recipe": {}}

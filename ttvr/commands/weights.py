@@ -69,6 +69,9 @@ def _add_convert(verbs: Verbs) -> None:
     one.add_argument(
         "--dtype", choices=("float32", "float16"), help="by default float32, for .npz float16"
     )
+    one.add_argument(
+        "--note", metavar="TEXT", help="what OUT says of itself; by default what IN says"
+    )
 
 
 def _add_random(verbs: Verbs) -> None:
@@ -219,7 +222,7 @@ def _convert(args: argparse.Namespace) -> int:
         out,
         dtype=args.dtype,
         activation=checkpoint.activation,
-        note=checkpoint.note,
+        note=checkpoint.note if args.note is None else args.note,
     )
     if checkpoint.head and not args.quiet:
         print("ttvr-weights: only the CLIP was written, not the head of the run", file=sys.stderr)
