@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextlib.contextmanager
@@ -26,3 +27,25 @@ def written(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write(path: Path, content: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: of the file to make or replace, in a folder that exists.
+        content: writes to the open file.
+
+    Raises:
+        OSError: the disk is full, say; names the file.
+    """
+    with written(path) as partial:
+        try:
+            with partial.open("wb") as file:
+                content(file)
+        except Exception as error:
+            # torch.save raises an error of its own when a write fails, which has the reason.
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise OSError(reason.errno, reason.strerror, str(path)) from error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from ttvr.clip._formats import LABEL, NPZ_FORMAT
 from ttvr.clip.catalog import LABEL_RECORD, RANDOM
 from ttvr.errors import RequirementError, TtvrError, UsageError
-from ttvr.files import written
+from ttvr.files import write
 
 SUFFIXES = (".pt", ".bin", ".safetensors", ".npz")
 _TABLE = "token_embedding.weight"
@@ -78,7 +77,7 @@ def save(
         raise TtvrError(f"{path}: {lost[0]} has values beyond {to}; not written, use float32")
     label = {"activation": activation, "note": note}
     label = {key: value for key, value in label.items() if value}
-    _write(path, lambda file: writers[path.suffix](kept, label, file))
+    write(path, lambda file: writers[path.suffix](kept, label, file))
     return path
 
 
@@ -107,7 +106,7 @@ def random(path: str | Path, *, size: str = "tiny", seed: int = 0) -> Path:
         # torch.jit is deprecated as a way to run models; as the format of OpenAI's files it stays.
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(root.eval())
-        _write(path, lambda f: torch.jit.save(scripted, f, _extra_files={LABEL_RECORD: label}))
+        write(path, lambda f: torch.jit.save(scripted, f, _extra_files={LABEL_RECORD: label}))
     return path
 
 
@@ -183,14 +182,14 @@ def _plant(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
     module.register_parameter(last, parameter)
 
 
-def _state_dict(state: dict[str, Tensor], label: dict[str, str], file: io.BufferedIOBase) -> None:
+def _state_dict(state: dict[str, Tensor], label: dict[str, str], file: BinaryIO) -> None:
     """A plain state dict; the label rides in the attribute that torch keeps versions in."""
     made = OrderedDict(state)
     made._metadata = OrderedDict({"": {"version": 1}, LABEL: label})
     torch.save(made, file)
 
 
-def _safetensors(state: dict[str, Tensor], label: dict[str, str], file: io.BufferedIOBase) -> None:
+def _safetensors(state: dict[str, Tensor], label: dict[str, str], file: BinaryIO) -> None:
     try:
         from safetensors.torch import save as serialize
     except ImportError as error:
@@ -200,7 +199,7 @@ def _safetensors(state: dict[str, Tensor], label: dict[str, str], file: io.Buffe
     file.write(serialize(state, metadata={LABEL: json.dumps(label), "format": "pt"}))
 
 
-def _npz(state: dict[str, Tensor], label: dict[str, str], file: io.BufferedIOBase) -> None:
+def _npz(state: dict[str, Tensor], label: dict[str, str], file: BinaryIO) -> None:
     """Arrays by name; of the token table the rows that are not all zero, and their ids."""
     arrays = {name: tensor.numpy() for name, tensor in state.items() if name != _TABLE}
     if _TABLE in state:
@@ -210,8 +209,3 @@ def _npz(state: dict[str, Tensor], label: dict[str, str], file: io.BufferedIOBas
         arrays["token_rows"], arrays["token_embedding.rows"] = rows, table[rows]
         arrays["vocab_size"] = np.int64(len(table))
     np.savez_compressed(file, format=np.str_(NPZ_FORMAT), **label, **arrays)
-
-
-def _write(path: Path, content: Callable[[io.BufferedIOBase], object]) -> None:
-    with written(path) as partial, partial.open("wb") as file:
-        content(file)

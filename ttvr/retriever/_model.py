@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ttvr.clip import weights as checkpoints
 from ttvr.clip.model import CLIP
-from ttvr.files import written
+from ttvr.files import write
 from ttvr.heads._base import Head
 from ttvr.recipes import Recipe, settings_of
 from ttvr.records import Batch, TextFeatures, VideoFeatures
@@ -148,8 +148,7 @@ class Retriever(nn.Module):
             "recipe": settings_of(self.recipe),
             "activation": self.activation,
         }
-        with written(Path(path)) as partial:
-            torch.save(content, partial)
+        write(Path(path), lambda file: torch.save(content, file))
 
 
 def _digest(parts: list[Any]) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.evaluate import Pairs
-from ttvr.files import written
+from ttvr.files import write, written
 from ttvr.recipes import Recipe, settings_of
 from ttvr.records import Split
 from ttvr.train._folder import LAST, RECIPE, clear, peak_mib
@@ -82,8 +82,7 @@ class State:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        with written(folder / LAST) as partial:
-            torch.save(content, partial)
+        write(folder / LAST, lambda file: torch.save(content, file))
 
     def outcome(self) -> Outcome:
         """What a training that is over came to."""
