@@ -226,6 +226,56 @@ def test_another_training_is_refused_and_named(whole, start, match, changes):
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
+class Odd:
+    """What no checkpoint holds."""
+
+
+DAMAGED = {
+    "half a file": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "an empty file": lambda path: path.write_bytes(b""),
+    "a text": lambda path: path.write_text("hello world"),
+    "a list": lambda path: torch.save([1, 2], path),
+    "code": lambda path: torch.save({"format": Odd()}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_checkpoint_is_told_in_a_line(tmp_path, whole, start, damage):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    damage(run / "last.pt")
+    with pytest.raises(TtvrError, match=r"last\.pt: truncated, damaged, .*--overwrite") as caught:
+        train(recipe(start), data(), run, options=OFTEN)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200 + len(str(run))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(tmp_path, whole, start):
+    """Who is told to start anew does so."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "last.pt").unlink()
+    (run / "last.pt").mkdir()  # the tests may run as root, whom no permission stops
+    with pytest.raises(IsADirectoryError):
+        train(recipe(start), data(), run, options=OFTEN)
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, whole, start):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    torch.save({"format": "ttvr-train/9"}, run / "last.pt")
+    with pytest.raises(IncompatibleError, match="'ttvr-train/9', this ttvr goes on with"):
+        train(recipe(start), data(), run, options=OFTEN)
+
+
+def test_a_run_without_its_best_model_does_not_claim_one(tmp_path, whole, start):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "best.pt").unlink()
+    with pytest.raises(TtvrError, match=r"best\.pt is gone"):
+        train(recipe(start), data(), run, options=OFTEN)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path, whole, start):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(UsageError, match="not the folder of a run"):

@@ -15,7 +15,7 @@ from ttvr.evaluate import Pairs
 from ttvr.files import write, written
 from ttvr.recipes import Recipe, settings_of
 from ttvr.records import Split
-from ttvr.train._folder import LAST, RECIPE, clear, peak_mib
+from ttvr.train._folder import BEST, LAST, RECIPE, clear, peak_mib
 from ttvr.train._setup import Data, Options, Parts
 
 FORMAT = "ttvr-train/1"
@@ -158,21 +158,36 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Raises:
         IncompatibleError: it is of a training with other settings or data; says which.
-        TtvrError: it is damaged.
+        TtvrError: it is damaged, or the best model that it tells of is gone.
+        OSError: it cannot be read.
     """
     path = folder / LAST
     if not path.exists():
         return None
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise TtvrError(f"{path}: damaged ({error}); pass --overwrite to start anew") from error
-    if stored.get("format") != FORMAT:
-        raise IncompatibleError(f"{path}: format {stored.get('format')!r}, expected {FORMAT!r}")
+    with path.open("rb") as file:
+        try:
+            stored = torch.load(file, map_location="cpu", weights_only=True)
+            found = stored["format"]
+        # The reader meets arbitrary bytes and raises whatever they lead to, in torch's many words.
+        except Exception as error:
+            raise TtvrError(
+                f"{path}: truncated, damaged, or of something else; put back a copy of it, or "
+                "pass --overwrite to start anew"
+            ) from error
+    if found != FORMAT:
+        raise IncompatibleError(
+            f"{path}: format {found!r}, this ttvr goes on with {FORMAT!r}; pass another -o, or "
+            "--overwrite to start anew"
+        )
     if differing := _differences(stored["made_from"], made_from):
         raise IncompatibleError(
             f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "
             "use the same settings, another -o, or --overwrite to start anew"
+        )
+    if stored["best"] is not None and not (folder / BEST).exists():
+        raise TtvrError(
+            f"{folder / BEST} is gone, and was the best model so far: put it back, or pass "
+            "--overwrite to start anew"
         )
     return stored
 
