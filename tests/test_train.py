@@ -293,6 +293,31 @@ def test_a_run_that_was_killed_as_it_began_may_begin_again(tmp_path):
     check_usable(tmp_path, resume=True, overwrite=False)
 
 
+def test_a_best_model_is_not_overwritten_unasked(tmp_path, whole, start):
+    """Who keeps best.pt alone, to save space, does not lose it by typing the command again."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "last.pt").unlink()
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UsageError, match=r"without the last\.pt"):
+        train(recipe(start), data(), run, options=OFTEN)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    train(recipe(start), data(), run, options=OFTEN, overwrite=True)
+    assert_same(run, whole)
+
+
+def test_a_run_can_be_gone_on_with_from_its_first_moment(tmp_path, start):
+    run = tmp_path / "run"
+
+    def look(step, steps):
+        assert stored(run, "last.pt")["step"] <= step
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(start), data(), run, on_step=look)
+    assert stored(run, "last.pt")["step"] == 0
+
+
 def test_overwriting_starts_anew(tmp_path, whole, start):
     run = tmp_path / "run"
     train(recipe(start, epochs=1, lr=0.1), data(), run)

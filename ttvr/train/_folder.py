@@ -36,6 +36,11 @@ def check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"{folder} holds a training already, nothing was changed; drop --no-resume to go on "
             "with it, or pass --overwrite or another -o"
         )
+    if (folder / BEST).exists() and not (folder / LAST).exists() and not overwrite:
+        raise UsageError(
+            f"{folder} holds {BEST} without the {LAST} it could be gone on from, nothing was "
+            "changed; pass --overwrite to start anew, or another -o"
+        )
     # A run that was killed as it began has a lock, and maybe half a file, whose names are hidden.
     shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if shown and not (folder / RECIPE).exists():

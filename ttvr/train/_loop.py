@@ -72,7 +72,9 @@ def train(
             return State.of(stored).outcome()
         parts = set_up(recipe, data, options, device)
         per_epoch = len(parts.loader)
-        state = begin(folder, recipe, stored, parts, steps=recipe.epochs * per_epoch)
+        steps = recipe.epochs * per_epoch
+        state = begin(folder, stored, parts, made_from=made_from, steps=steps)
+        del stored  # as large as the model and its optimizer
         journal = Log(folder, step=state.step)
         meter = Meter(state, recipe.batch_size, parts.model.device)
         log.info("%s: %d of %d steps done", folder, state.step, state.steps)

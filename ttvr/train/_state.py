@@ -91,14 +91,22 @@ class State:
 
 
 def begin(
-    folder: Path, recipe: Recipe, stored: Mapping[str, Any] | None, parts: Parts, *, steps: int
+    folder: Path,
+    stored: Mapping[str, Any] | None,
+    parts: Parts,
+    *,
+    made_from: Mapping[str, Any],
+    steps: int,
 ) -> State:
     """The first state of a process: that of `last.pt`, restored into the parts, or a new one."""
     if stored is None:
         clear(folder)
         with written(folder / RECIPE) as partial:
-            partial.write_text(json.dumps(settings_of(recipe), indent=1) + "\n")
-        return State(steps)
+            partial.write_text(json.dumps(made_from["recipe"], indent=1) + "\n")
+        # From here on a folder without it has lost it; and a disk that is too small says so now.
+        state = State(steps)
+        state.save(folder, parts, made_from)
+        return state
     parts.model.load_state_dict(stored["model"])
     parts.optimizer.load_state_dict(stored["optimizer"])
     parts.scaler.load_state_dict(stored["scaler"])
