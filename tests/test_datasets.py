@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -137,6 +138,47 @@ def test_an_id_tells_the_clip():
     for wrong in ("rest-00001", "test-1r", "test-", "twins", no_reversal, "x/test-00001"):
         with pytest.raises(UsageError, match=f"no synthetic clip {wrong!r}"):
             scene_of(wrong)
+
+
+def test_a_folder_of_images_is_replaced_whole(tmp_path, monkeypatch):
+    """Stopped at any moment, by whatever means, a clip has all of its images or none."""
+    made = dataset("synthetic")
+    clip = made.load(None, "test", limit=1).clips[0]
+    path = tmp_path / clip.id
+    made.write(clip, path)
+    stopped, steps = 0, ("unlink", "rmdir", "rename", "replace")
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    for name in steps:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, stop)
+            try:
+                made.write(clip, path)
+            except KeyboardInterrupt:
+                stopped += 1
+        assert not path.exists() or len(list(path.iterdir())) == synthetic.FRAMES
+    assert stopped
+
+
+def test_two_may_write_the_same_clip_at_once(tmp_path, monkeypatch):
+    made = dataset("synthetic")
+    clip = made.load(None, "test", limit=1).clips[0]
+    path, rename, others = tmp_path / clip.id, Path.replace, []
+
+    def replace(self, target):
+        if target == path and len(others) < 2:  # somebody else was faster
+            others.append(Path(target))
+            target.mkdir()
+            (target / "00.png").touch()
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    made.write(clip, path)
+    assert len(others) == 2
+    assert [one.name for one in tmp_path.iterdir()] == [clip.id]
+    assert len(video.read_frames(path, range).pixels) == synthetic.FRAMES
 
 
 def test_captions_that_are_made_when_asked_for_are_a_sequence():

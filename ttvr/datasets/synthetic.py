@@ -6,9 +6,10 @@ An id says all there is to know of a clip: "test-00012" is scene 12 of the test 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -118,9 +119,7 @@ class Synthetic(Dataset):
             folder.mkdir()
             for number, frame in enumerate(frames):
                 Image.fromarray(frame).save(folder / f"{number:02d}.png")
-            if path.exists():
-                shutil.rmtree(path)
-            folder.replace(path)
+            _put(folder, path, aside=Path(hidden))
 
 
 def scene_of(clip: str) -> Scene:
@@ -155,6 +154,22 @@ def _drawn(clip: str) -> tuple[Scene, np.random.Generator]:
     if split != "twins" or not synthetic.is_temporal(scene):
         raise UsageError(f"no synthetic clip {clip!r}: it has no reversal")
     return synthetic.reverse(scene), rng
+
+
+def _put(folder: Path, path: Path, *, aside: Path) -> None:
+    """Give a folder its name; what has that name moves away in one step, so no half is ever seen.
+
+    Again and again, since another process may put its own there in between.
+    """
+    for number in itertools.count():
+        try:
+            folder.replace(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(aside / f"old-{number}")
 
 
 def _gallery(split: str) -> Iterator[str]:
