@@ -73,6 +73,30 @@ def test_running_again_keeps_what_is_there(capsys, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_lists_are_of_all_clips_that_are_there(capsys, tmp_path):
+    arguments = ("-o", tmp_path, "--format", "images")
+    run(capsys, *arguments, "--limit", 3)
+    lists = {name: (tmp_path / name).read_text() for name in ("gt.tsv", "captions.txt")}
+    run(capsys, *arguments, "--limit", 2, "--overwrite")
+    assert lists == {name: (tmp_path / name).read_text() for name in lists}
+    for name, text in lists.items():
+        (tmp_path / name).unlink()
+        run(capsys, *arguments, "--limit", 3)
+        assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize("name", ["gt.tsv", "captions.txt"])
+def test_lists_of_something_else_are_left_alone(capsys, tmp_path, name):
+    (tmp_path / name).write_text("my own\n")
+    for more in ((), ("--overwrite",)):
+        arguments = ("-o", tmp_path, "--limit", 1, "--format", "images", *more)
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert f"{name} is of other clips" in err
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == "my own\n"
+
+
 def test_a_folder_holds_one_split_in_one_format(capsys, tmp_path):
     run(capsys, "-o", tmp_path, "--limit", 1, "--format", "images")
     before = stamps(tmp_path)

@@ -77,8 +77,9 @@ def _synth(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file, expected the name of a folder")
-    truth = _truth(split)
-    is_listed = not args.overwrite and _is_listed(out / GT, truth)
+    captions = "".join(f"{caption}\n" for caption in split.captions)
+    lists = {out / GT: _truth(split), out / CAPTIONS: captions}
+    lists = {path: text for path, text in lists.items() if not _is_listed(path, text)}
     missing = [
         clip
         for clip in split.clips
@@ -95,9 +96,8 @@ def _synth(args: argparse.Namespace) -> int:
             progress.step(skipped=kept)
         _work(write, missing, args.jobs or _options.default_jobs(), on_step=progress.step)
     seconds = time.perf_counter() - began
-    if not is_listed:
-        _write_text(out / CAPTIONS, "".join(f"{caption}\n" for caption in split.captions))
-        _write_text(out / GT, truth)
+    for path, text in lists.items():
+        _write_text(path, text)
     if args.json:
         drawn = len(missing)
         facts = {"out": str(out), "split": split.name, "format": args.format, "clips": total}
@@ -117,20 +117,20 @@ def _truth(split: Split) -> str:
     )
 
 
-def _is_listed(path: Path, truth: str) -> bool:
-    """Whether the ground truth that is there holds all of this; it may hold more.
+def _is_listed(path: Path, text: str) -> bool:
+    """Whether the list that is there holds all lines of this one; it may hold more.
 
     Raises:
-        UsageError: it holds other clips, which the folder then has as well.
+        UsageError: it is of other clips, which the folder then has as well, or the user's own.
     """
     if not path.exists():
         return False
-    old, new = set(path.read_bytes().splitlines()), set(truth.encode().splitlines())
+    old, new = set(path.read_bytes().splitlines()), set(text.encode().splitlines())
     if new <= old:
         return True
     if old <= new:
         return False
-    raise UsageError(f"{path} is of other clips; name another folder, or pass --overwrite")
+    raise UsageError(f"{path} is of other clips; name another folder, or move it away")
 
 
 def _is_there(out: Path, clip: Clip, *, suffix: str) -> bool:
