@@ -48,13 +48,21 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, *, causal: bool = False, queries: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        causal: bool = False,
+        queries: int | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """Attend over x [B, N, D].
 
         Args:
             x: [B, N, D].
             causal: position i sees positions 0..i only.
             queries: only the first so many positions ask; all positions are keys and values.
+            seen: [B, N] bool, the positions that are seen by any; None: all. Not with `causal`.
 
         Returns:
             [B, N, D], or [B, queries, D].
@@ -73,16 +81,21 @@ class Attention(nn.Module):
         is_learning = torch.is_grad_enabled() and x.requires_grad
         is_slow = is_learning and x.device.type == "cpu"
         attend = _attend if is_slow else F.scaled_dot_product_attention
-        out = attend(q, k, v, is_causal=causal)  # [B, heads, N, D/heads]
+        mask = None if seen is None else seen[:, None, None]
+        out = attend(q, k, v, attn_mask=mask, is_causal=causal)  # [B, heads, N, D/heads]
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None, is_causal: bool
+) -> Tensor:
     """What torch's fused attention gives, whose backward pass is slow on a CPU."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
     return scores.softmax(dim=-1) @ v
 
 
@@ -102,35 +115,50 @@ class Block(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: Tensor, *, causal: bool = False, queries: int | None = None) -> Tensor:
-        """X [B, N, D] -> [B, N, D], or the first `queries` positions of it."""
-        x = x[:, :queries] + self.attn(self.ln_1(x), causal=causal, queries=queries)
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        causal: bool = False,
+        queries: int | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """X [B, N, D] -> [B, N, D], or the first `queries` positions of it; as `Attention`."""
+        x = x[:, :queries] + self.attn(self.ln_1(x), causal=causal, queries=queries, seen=seen)
         return x + self.mlp(self.ln_2(x))
 
-    def forward_reduced(self, x: Tensor, mask: Tensor, reducer: Any) -> tuple[Tensor, Tensor]:
+    def forward_reduced(
+        self, x: Tensor, mask: Tensor, reducer: Any, *, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The same with a token reducer called at each of its sites.
 
         Args:
             x: [B*T, 1+P, D].
             mask: [B, T] bool.
             reducer: has `sites` and maps ([B, T, 1+P, D], [B, T]) to something with `.tokens`
-                [B, T', 1+P', D] and `.mask` [B, T'].
+                [B, T', 1+P', D], `.mask` [B, T'] and, where it leaves tokens that nobody may see,
+                `.real` [B, T', 1+P'].
+            seen: [B*T, 1+P] bool; None: all tokens.
 
         Returns:
-            [B*T', 1+P', D] and [B, T'].
+            [B*T', 1+P', D], [B, T'], and [B*T', 1+P'] or None.
         """
-        x, mask = _reduce(reducer, "block", x, mask)
-        attended, _ = _reduce(reducer, "attention", self.ln_1(x), mask)
-        x = x + self.attn(attended)
-        x, mask = _reduce(reducer, "mlp", x, mask)
-        return x + self.mlp(self.ln_2(x)), mask
+        x, mask, seen = _reduce(reducer, "block", x, mask, seen)
+        attended, _, _ = _reduce(reducer, "attention", self.ln_1(x), mask, seen)
+        x = x + self.attn(attended, seen=seen)
+        x, mask, seen = _reduce(reducer, "mlp", x, mask, seen)
+        return x + self.mlp(self.ln_2(x)), mask, seen
 
 
-def _reduce(reducer: Any, site: str, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _reduce(
+    reducer: Any, site: str, x: Tensor, mask: Tensor, seen: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     if site not in reducer.sites:
-        return x, mask
+        return x, mask, seen
     reduced = reducer(x.unflatten(0, mask.shape), mask)
-    return reduced.tokens.flatten(0, 1), reduced.mask
+    if (real := getattr(reduced, "real", None)) is not None:
+        seen = real.flatten(0, 1)
+    return reduced.tokens.flatten(0, 1), reduced.mask, seen
 
 
 class Transformer(nn.Module):

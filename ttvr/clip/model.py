@@ -80,13 +80,14 @@ class VisionTransformer(nn.Module):
         """
         reducers = reducers or {}
         x = self._embed(frames.flatten(0, 1))  # [B*T, 1+P, D]
+        seen = None  # [B*T', 1+P'] bool where a reducer left tokens that nobody may see
         last = len(self.transformer.resblocks) - 1
         for index, block in enumerate(self.transformer.resblocks):
             if index in reducers:
-                x, mask = block.forward_reduced(x, mask, reducers[index])
+                x, mask, seen = block.forward_reduced(x, mask, reducers[index], seen=seen)
             else:
                 # Nobody reads the patches of the last block: it need not compute them.
-                x = block(x, queries=1 if index == last and not patches else None)
+                x = block(x, queries=1 if index == last and not patches else None, seen=seen)
         x = self.ln_post(x if patches else x[:, :1]) @ self.proj
         x = x.unflatten(0, mask.shape)  # [B, T', 1+P', embed_dim]
         return VideoFeatures(x[:, :, 0], mask, x[:, :, 1:] if patches else None)
