@@ -187,7 +187,8 @@ def test_a_log_is_cut_back_to_the_checkpoint(tmp_path, whole, start):
     last = torch.load(run / "last.pt", weights_only=True)
     log = run / "log.jsonl"
     (run / ".last.123.part.pt").write_bytes(b"half")
-    log.write_text(log.read_text() + '{"step": 99, "epoch": 9}\n{"step": 5, "epo')
+    odd = b'\0\0\0\n{"step": 12}\xff\n[]\n{"step": 99, "epoch": 9}\n{"step": 5, "epo'
+    log.write_bytes(log.read_bytes() + odd)
     torch.save({**last, "step": STEPS - 2}, run / "last.pt")
     train(recipe(start), data(), run, options=OFTEN)
     assert [one["step"] for one in lines(run)] == [one["step"] for one in lines(whole)]

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import math
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -81,7 +82,8 @@ class Log:
     """`log.jsonl`, gone on with after the line of a step.
 
     A process that is killed may have written lines beyond the checkpoint that the next one starts
-    from, the last of them in part: they are dropped and come again.
+    from, the last of them in part, or as what a power cut makes of it: they are dropped and come
+    again.
 
     Args:
         folder: of the run.
@@ -89,21 +91,30 @@ class Log:
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        path = folder / LOG
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        self._path = path = folder / LOG
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith(b"\n") and _step(line) <= step]
         with written(path) as partial:
-            partial.write_text("".join(kept))
-        self._file = path.open("a")
+            partial.write_bytes(b"".join(kept))
 
     def write(self, **facts: Any) -> None:
-        """Add a line, at once on its way to the disk; what is not finite is null in JSON."""
+        """Add a line, which is on the disk then; what is not finite is null in JSON."""
         facts = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in facts.items()
         }
-        self._file.write(json.dumps(facts, allow_nan=False) + "\n")
-        self._file.flush()
+        with self._path.open("a") as file:
+            file.write(json.dumps(facts, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _step(line: bytes) -> float:
+    """Of a line of the log; infinite where it is none."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def peak_mib(device: torch.device) -> float:
