@@ -20,11 +20,14 @@ from ttvr import recipes
 from ttvr.clip import layers, tokenizer
 from ttvr.clip.layers import Attention, QuickGELU
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
+from ttvr.heads import meanp
 from ttvr.heads._layers import unit
+from ttvr.heads.meanp import MeanP
 from ttvr.losses import WordLoss
 from ttvr.recipes import RECIPES, Recipe
 from ttvr.retriever import Retriever, build
 from ttvr.train import Options, check_usable, rehearse, train, validate
+from ttvr.train._setup import set_up
 
 OFTEN = Options(eval_every=4, save_every=3, log_every=2)
 STEPS = 12  # two epochs of 24 captions, 4 at a time
@@ -355,6 +358,45 @@ def test_nonsense_stops_with_the_clips_of_the_batch(tmp_path, monkeypatch, start
     last = stored(run, "last.pt")
     assert last["step"] == 4
     assert all(tensor.isfinite().all() for tensor in last["model"].values())
+
+
+def test_a_step_too_far_is_told_when_it_is_validated(tmp_path, start):
+    run = tmp_path / "run"
+    with pytest.raises(TtvrError, match=r"val are not finite, .* a lower learning"):
+        train(recipe(start, clip_lr=1e30), data(), run, options=Options(eval_every=1))
+    assert stored(run, "last.pt")["step"] == 0
+
+
+class Biased(MeanP):
+    """A head that has something to learn."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.bias = torch.nn.Parameter(torch.zeros(()))
+
+    def similarities(self, text, video):
+        return super().similarities(text, video) + self.bias
+
+
+def test_what_learns_at_a_rate_of_0_is_frozen(start, monkeypatch):
+    """Its gradient would count in the norm, and scale down that of what learns."""
+    monkeypatch.setattr(meanp, "PLUGIN", Biased)
+    parts = set_up(recipe(start, clip_lr=0.0, word_loss=0.0), data(), Options(), "cpu")
+    learning = [name for name, p in parts.model.named_parameters() if p.requires_grad]
+    assert learning == ["head.bias"]
+    before = {name: p.clone() for name, p in parts.model.clip.state_dict().items()}
+    sum(parts.model(next(parts.loader.batches(0))).values()).backward()
+    parts.optimizer.step()
+    assert equal(before, dict(parts.model.clip.state_dict()))
+    parts = set_up(recipe(start, lr=0.0), data(), Options(), "cpu")
+    assert not parts.model.head.bias.requires_grad
+    assert all(p.requires_grad for p in parts.model.clip.parameters())
+
+
+@pytest.mark.parametrize("word_loss", [0.0, 0.5])
+def test_a_training_that_would_learn_nothing_is_refused(start, word_loss):
+    with pytest.raises(UsageError, match="nothing would be learned"):
+        set_up(recipe(start, clip_lr=0.0, word_loss=word_loss), data(), Options(), "cpu")
 
 
 def root_of_zero(loss):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -75,7 +75,8 @@ def set_up(recipe: Recipe, data: Data, options: Options, device: str | torch.dev
     """Build everything from the recipe's seed.
 
     Raises:
-        UsageError: the recipe asks for frames that training cannot choose from, or `Loader`'s.
+        UsageError: the recipe asks for frames that training cannot choose from, nothing would be
+            learned, or `Loader`'s.
         TtvrError: of `retriever.build`.
     """
     if recipe.fps is not None:
@@ -104,10 +105,25 @@ def set_up(recipe: Recipe, data: Data, options: Options, device: str | torch.dev
         scale_lr_factor=recipe.scale_lr_factor,
         weight_decay=recipe.weight_decay,
     )
+    _freeze(model, groups)
     # Fused: one pass over the token table instead of several, the largest part of a small model.
     optimizer = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "fp16")
     return Parts(model, loader, optimizer, scaler)
+
+
+def _freeze(model: Retriever, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Take no gradient of what learns at a rate of 0: it costs time, and counts in the norm."""
+    for group in groups:
+        for tensor in group["params"]:
+            tensor.requires_grad_(group["peak_lr"] > 0)
+    # What an auxiliary loss learns is thrown away.
+    kept = (*model.clip.parameters(), *model.head.parameters())
+    if not any(tensor.requires_grad for tensor in kept):
+        raise UsageError(
+            f"nothing would be learned: clip_lr is 0, and lr finds no parameters in the head "
+            f"{model.head_name}, or is 0 too; pass --set clip_lr=1e-7, say"
+        )
 
 
 def _tokens(captions: Sequence[str], length: int) -> list[int]:

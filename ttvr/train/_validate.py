@@ -8,6 +8,7 @@ import torch
 
 from ttvr import frames as framing
 from ttvr import metrics
+from ttvr.errors import TtvrError
 from ttvr.loader import Read, Wanted, stacked
 from ttvr.records import Split, VideoFeatures
 from ttvr.retriever import Retriever
@@ -31,7 +32,7 @@ def validate(retriever: Retriever, split: Split, read: Read, *, jobs: int = 1) -
         Of both directions, as `metrics.summary`.
 
     Raises:
-        TtvrError: a clip cannot be read, or a score is not finite.
+        TtvrError: a clip cannot be read, or a feature or score is not finite.
     """
     was_training = retriever.training
     retriever.eval()
@@ -44,6 +45,12 @@ def validate(retriever: Retriever, split: Split, read: Read, *, jobs: int = 1) -
             length=retriever.text_length,
         )
         video = _encode(retriever, split, read, jobs)
+        for features in (text.sentence, video.frames[video.mask]):
+            if not features.isfinite().all():
+                raise TtvrError(
+                    f"the features of {split.name} are not finite, the training has diverged; the "
+                    "last checkpoint is left as it was; try a lower learning rate"
+                )
         sims = similarity_matrix(retriever.head, text, video)
     finally:
         retriever.train(was_training)
