@@ -1,4 +1,4 @@
-"""Where a command writes a file, checked before it does any work."""
+"""Where a command writes, checked before it does any work."""
 
 from __future__ import annotations
 
@@ -20,4 +20,16 @@ def new_file(name: str, *, overwrite: bool) -> Path:
         raise UsageError(f"no folder {path.parent}: make it first")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already; pass --overwrite, or another name")
+    return path
+
+
+def new_folder(name: str) -> Path:
+    """The path of a folder to be made or filled.
+
+    Raises:
+        UsageError: a file.
+    """
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, expected the name of a folder")
     return path

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ttvr.commands import _options
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, execute, parser
+from ttvr.commands._target import new_folder
 from ttvr.commands._verbs import Verbs, run_verb
 from ttvr.errors import RequirementError, UsageError
 from ttvr.files import written
@@ -74,9 +75,7 @@ def _synth(args: argparse.Namespace) -> int:
             video.find_ffmpeg()
         except RequirementError as error:
             raise RequirementError(f"{error}, or pass --format images, which takes none") from None
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, expected the name of a folder")
+    out = new_folder(args.out)
     captions = "".join(f"{caption}\n" for caption in split.captions)
     lists = {out / GT: _truth(split), out / CAPTIONS: captions}
     lists = {path: text for path, text in lists.items() if not _is_listed(path, text)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ttvr.commands import _demo_shell as shell
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
+from ttvr.commands._target import new_folder
 from ttvr.errors import RequirementError, UsageError
 from ttvr.files import written
 
@@ -60,12 +61,16 @@ def _run(args: argparse.Namespace) -> int:
     catalog.locate(catalog.DEFAULT)  # before anything is drawn
     split = plugins.load("datasets", "synthetic").load(None, "test", limit=args.clips)
     asked = _asked(split)
-    out = Path(args.out)
+    out = new_folder(args.out)
+    form, why = _form(out / "videos" / split.clips[0].id)
     out.mkdir(parents=True, exist_ok=True)
     videos, feats, queries = (str(out / name) for name in ("videos", "feats", "queries.txt"))
     again = ["--overwrite"] if args.overwrite else []
 
-    _draw(split, Path(videos), again)
+    shell.say(f"{len(split.clips)} clips of drawn shapes that the model was never trained on.")
+    if why:
+        shell.say(f"As folders of images, {why}")
+    _draw(split, Path(videos), form, again)
     shell.say("Features of every clip, by the model that comes with ttvr.")
     shell.run(["ttvr-extract", videos, "-o", feats, *again], expected=PARTIAL)
     shell.show("echo $?", f"{PARTIAL}\n")
@@ -111,17 +116,30 @@ def _asked(split: Split) -> list[int]:
     return chosen
 
 
-def _draw(split: Split, videos: Path, again: list[str]) -> None:
-    """The clips as files, and one that is broken."""
+def _form(first: Path) -> tuple[str, str]:
+    """How clips are drawn, and if not as videos why.
+
+    Args:
+        first: path of the first clip, as a folder of images.
+
+    Raises:
+        RequirementError: they are there as videos, and now there is no ffmpeg.
+    """
     from ttvr import video
 
-    shell.say(f"{len(split.clips)} clips of drawn shapes that the model was never trained on.")
-    form = "mp4"
+    if first.is_dir():
+        return "images", "which an earlier run drew. For videos name another folder."
     try:
         video.find_ffmpeg()
     except RequirementError as error:
-        shell.say(f"As folders of images, since videos take ffmpeg: {error}")
-        form = "images"
+        if first.with_suffix(".mp4").exists():
+            raise
+        return "images", f"since videos take ffmpeg: {error}"
+    return "mp4", ""
+
+
+def _draw(split: Split, videos: Path, form: str, again: list[str]) -> None:
+    """The clips as files, and one that is broken."""
     how = ["--limit", str(len(split.clips)), *(["--format", form] if form != "mp4" else []), *again]
     shell.run(["ttvr-data", "synth", "-o", str(videos), *how])
     first = split.clips[0].id
