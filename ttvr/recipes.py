@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
@@ -14,7 +13,7 @@ Options = tuple[tuple[str, int | float | str | bool], ...]
 
 _AT_LEAST_ONE = ("frames", "words", "epochs", "batch_size", "train_frames")
 _POSITIVE = ("fps", "max_grad_norm", "initial_scale", "max_scale")
-_NOT_NEGATIVE = ("lr", "clip_lr", "weight_decay", "scale_lr_factor", "word_loss", "seed")
+_LARGEST = (1 << 63) - 1  # seed that every generator takes; of the others none comes near
 _CHOICES = {"sampler": ("segment", "linspace"), "precision": ("fp32", "bf16", "fp16")}
 
 
@@ -171,13 +170,13 @@ def _check_range(name: str, value: Any) -> None:
         raise UsageError(f"{name} is one of {', '.join(_CHOICES[name])}, got {value!r}")
     if value is None or not _is_number(value):
         return
-    least = {**dict.fromkeys(_AT_LEAST_ONE, 1), **dict.fromkeys(_NOT_NEGATIVE, 0)}.get(name)
-    if not math.isfinite(value) or (least is not None and value < least):
-        raise UsageError(f"{name} is a finite number of at least {least or 0}, got {value!r}")
-    if name in _POSITIVE and value <= 0:
+    least, most = int(name in _AT_LEAST_ONE), 1 if name == "warmup" else _LARGEST
+    if name in _POSITIVE and value == 0:
         raise UsageError(f"{name} is above 0, got {value!r}")
-    if name == "warmup" and not 0 <= value <= 1:
-        raise UsageError(f"warmup is a part of all steps, 0 to 1, got {value!r}")
+    if not value >= least:  # nor is what is not a number
+        raise UsageError(f"{name} is a number of at least {least}, got {value!r}")
+    if value > most:
+        raise UsageError(f"{name} is a number of at most {most}, got {value!r}")
 
 
 def _is_number(value: Any) -> bool:
