@@ -88,9 +88,20 @@ def test_every_clip_of_ours_is_known_by_its_name(caplog):
             assert len(ids) == 20
             warn_of_toy(catalog.TOY, [*ids, *(f"deep/er/{one}" for one in ids), "broken"])
         assert not caplog.records
-        for odd in ("test-1x", "my-test-00001", "holiday", "broken/a", "test-00001/a", ""):
-            warn_of_toy(catalog.TOY, ["test-00001", odd])
-    assert len(caplog.records) == 6
+        odd = ("test-1", "test-1x", "test-00001r", "test-000001", "train-00001", "twins-1r")
+        odd += (
+            "my-test-00001",
+            "holiday",
+            "broken/a",
+            "test-00001/a",
+            "test-\u0661\u0661\u0661\u0661\u0661",
+            "",
+        )
+        for one in odd:
+            warn_of_toy(catalog.TOY, ["test-00001", one])
+        warn_of_toy(catalog.TOY, ["broken"])  # is nobody's but beside clips of ours
+        warn_of_toy(catalog.TOY, ["test-00001", "holiday/broken"])
+    assert len(caplog.records) == len(odd) + 2
 
 
 def test_its_label_is_read_without_loading(home, tmp_path):

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 
 from ttvr.clip.catalog import TOY
 
-# Clips of the synthetic set, and what ttvr-demo breaks on purpose.
-_DRAWN = re.compile(r"(?:.*/)?(?:(?:train|val|test|twins)-\d+r?|broken)", re.DOTALL)
+_DRAWN = re.compile(r"train-[0-9]{7}|(?:val|test)-[0-9]{5}|twins-[0-9]{5}r?")
+"""Clips of the synthetic set."""
+_BROKEN = "broken"
+"""What ttvr-demo breaks on purpose, among the others."""
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +25,22 @@ def warn_of_toy(note: str, ids: Iterable[str]) -> None:
         note: what the weights say of themselves.
         ids: of the videos.
     """
-    if note == TOY and not all(_DRAWN.fullmatch(one) for one in ids):
+    if note == TOY and not _are_drawn(ids):
         log.warning(
             "the default model is a toy that was trained on drawn shapes: its results on real "
             "videos mean nothing. For those: ttvr-weights fetch ViT-B/32, then "
             "ttvr-extract ... -w ViT-B/32"
         )
+
+
+def _are_drawn(ids: Iterable[str]) -> bool:
+    drawn, broken = set(), set()
+    for one in ids:
+        folder, _, name = one.rpartition("/")
+        if _DRAWN.fullmatch(name):
+            drawn.add(folder)
+        elif name == _BROKEN:
+            broken.add(folder)
+        else:
+            return False
+    return broken <= drawn
