@@ -36,10 +36,12 @@ CHANGING = ("seconds", "mib", "clips_per_second")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Nothing here survives a power cut, so nothing has to wait for the disk."""
+    """Nothing here survives a power cut, so nothing has to wait for the disk; Ctrl-C works."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
         yield
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,23 @@ def test_stopping_and_going_on_equals_not_stopping(tmp_path, whole, start, stop)
     train(recipe(start), data(), run, options=OFTEN, on_step=lambda step, _: seen.append(step))
     assert seen == list(range(stop + 1, STEPS + 1))
     assert_same(run, whole)
+
+
+def test_an_interruption_that_is_ignored_stays_so(tmp_path, whole, start):
+    """As in a script's background, where Ctrl-C is meant for another process."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        train(
+            recipe(start),
+            data(),
+            tmp_path / "run",
+            options=OFTEN,
+            on_step=lambda step, steps: signal.raise_signal(signal.SIGINT),
+        )
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_same(tmp_path / "run", whole)
 
 
 def test_an_interruption_in_the_last_step_is_too_late(tmp_path, whole, start):

@@ -177,9 +177,12 @@ def _remaining(loader: Loader, state: State) -> Iterator[tuple[int, Batch]]:
 @contextlib.contextmanager
 def _interruption() -> Iterator[Callable[[], bool]]:
     """Ctrl-C waits for the end of a step, where all is consistent; a second one does not wait."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set  # signals reach the main thread alone
+    asked, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    # Signals reach the main thread alone, and one that `nohup` or `&` in a script has ignored is
+    # not meant for this process.
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and callable(before)):
+        yield asked.is_set
         return
 
     def ask(number: int, frame: Any) -> None:
@@ -187,7 +190,7 @@ def _interruption() -> Iterator[Callable[[], bool]]:
         asked.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, ask)
     try:
         yield asked.is_set
     finally:
