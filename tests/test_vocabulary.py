@@ -120,6 +120,16 @@ def test_one_line_for_all_texts(home, caplog):
     )
 
 
+def test_no_word_changes_the_line(home, caplog):
+    """What a terminal would not show, or would turn around, is spelt out; a cut is marked."""
+    model = ttvr.load(home / "small.npz")
+    with caplog.at_level(logging.WARNING):
+        search.report_unknown(model, ["\u202eabc \u200b \U0001f436", "q" * 31], what="queries")
+    (record,) = caplog.records
+    named = record.getMessage().partition(": ")[2]
+    assert named == f"\\u202eabc, \\u200b, \U0001f436, {'q' * 30}..."
+
+
 def lines(capsys, code, expected=0):
     assert code == expected
     return capsys.readouterr().err.splitlines()

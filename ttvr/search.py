@@ -188,7 +188,7 @@ def report_unknown(retriever: Retriever, texts: Iterable[str], *, what: str) -> 
     found = unknown_words(retriever, texts)
     if not found:
         return
-    shown = [word[:_LETTERS_SHOWN] for word in found[:_WORDS_SHOWN]]
+    shown = [_visible(word) for word in found[:_WORDS_SHOWN]]
     rest = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     log.warning(
         "words of the %s that the model never saw and that mean nothing to it: %s%s",
@@ -237,6 +237,15 @@ def encode_texts(
         if words:
             every[some], mask[some] = made.words.float(), made.mask
     return TextFeatures(sentence, every, mask)
+
+
+def _visible(word: str) -> str:
+    """A word that is no longer than a line bears, with what has no shape of its own spelt out."""
+    cut = word if len(word) <= _LETTERS_SHOWN else f"{word[:_LETTERS_SHOWN]}..."
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in cut
+    )
 
 
 @torch.inference_mode()
