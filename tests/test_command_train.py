@@ -70,6 +70,13 @@ def test_showing_settings_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_the_help_is_of_training(capsys):
+    assert call("--help") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "scratch:SIZES" in told
+    assert "the weights were trained with" not in told  # it is the recipe that says
+
+
 WRONG = {
     "an unknown setting": (["--set", "learning_rate=1"], "batch_size"),
     "no value": (["--set", "lr"], "name=value"),

@@ -212,7 +212,11 @@ def test_only_what_resumes_promises_to(capsys):
         for resumes in (False, True):
             made = _run.parser("try", summary="s", examples=["ttvr-try"], resumes=resumes)
             assert _run.execute(made, work, []) == 130
-            assert ("goes on from here" in capsys.readouterr().err) is resumes
+            assert ("command run again goes on from here" in capsys.readouterr().err) is resumes
+        made.add_argument("--overwrite", action="store_true")
+        assert _run.execute(made, work, ["--overwrite"]) == 130
+        told = "interrupted; the same command without --overwrite goes on from here\n"
+        assert capsys.readouterr().err == f"ttvr-try: {told}"
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -151,7 +151,15 @@ _SHARED: dict[str, Callable[[argparse._ArgumentGroup], None]] = {
 }
 
 
-def add(group: argparse._ArgumentGroup, *names: str) -> None:
-    """Add the shared options of these names to a parser or group."""
+def add(group: argparse._ArgumentGroup, *names: str, **helps: str) -> None:
+    """Add the shared options of these names to a parser or group.
+
+    Args:
+        group: gets them.
+        names: of `_SHARED`.
+        helps: by destination, the help of those that a command can be more definite about.
+    """
     for name in names:
         _SHARED[name](group)
+    for action in group._actions:
+        action.help = helps.get(action.dest, action.help)

@@ -43,7 +43,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 class Parser(argparse.ArgumentParser):
     """Wrong use is one line, like every other error; the usage is in --help."""
 
-    after_interruption = ""
+    resumes = False
 
     def error(self, message: str) -> None:
         """Exit with code 2 after one line."""
@@ -67,8 +67,7 @@ def parser(verb: str, *, summary: str, examples: Sequence[str], resumes: bool = 
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
-    if resumes:
-        made.after_interruption = "; the same command run again goes on from here"
+    made.resumes = resumes
     made.add_argument("--version", action="version", version=f"ttvr {__version__}")
     made.add_argument(
         "-v", "--verbose", action="store_true", help="say more, and show a traceback on errors"
@@ -102,7 +101,7 @@ def execute(
         return DONE
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _say(made, "interrupted" + made.after_interruption)
+        _say(made, "interrupted" + _what_then(made, args))
         return INTERRUPTED
     except ModuleNotFoundError as error:
         package = PACKAGES.get((error.name or "").partition(".")[0])
@@ -120,6 +119,14 @@ def execute(
             sys.stderr.flush()
         except BrokenPipeError:
             mute(sys.stderr)
+
+
+def _what_then(made: Parser, args: argparse.Namespace) -> str:
+    if not made.resumes:
+        return ""
+    # Typed again with it, it would start anew.
+    how = "without --overwrite" if getattr(args, "overwrite", False) else "run again"
+    return f"; the same command {how} goes on from here"
 
 
 def _parse(made: Parser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -84,16 +84,32 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         metavar="NAME=VALUE",
         help="a setting of the recipe, repeatable; --show-config lists all",
     )
-    _options.add(group, "weights", "head", "batch-size", "precision", "seed")
+    _options.add(
+        group,
+        *("weights", "head", "batch-size", "precision", "seed"),
+        weights="where training starts: a checkpoint, a name that `ttvr-weights list` shows, or "
+        "scratch:SIZES, as in scratch:ttvr-tiny",
+        head="similarity head; it starts with the weights that a checkpoint has for it",
+        batch_size="captions per step",
+        precision="autocast of the model in training",
+    )
     group.add_argument(
-        "--frames", type=_options.positive, metavar="N", help="taken of a video, at most"
+        "--frames",
+        type=_options.positive,
+        metavar="N",
+        help="taken of a video; in training train_frames, if set",
     )
     group.add_argument("--epochs", type=_options.positive, metavar="N", help="passes over the data")
     group.add_argument("--lr", type=float, metavar="X", help="peak learning rate of what is new")
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
-    _options.add(group, "device", "jobs")
+    _options.add(
+        group,
+        *("device", "jobs"),
+        jobs="clips read at once (default: one per processor, at most "
+        f"{_options.MOST_JOBS}; one where they are drawn)",
+    )
     group.add_argument("--threads", type=_options.positive, metavar="N", help="of torch on a CPU")
     for name, default, what in (
         ("eval-every", 0, "steps between validations; 0: after each epoch alone"),
