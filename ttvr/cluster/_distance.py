@@ -1,4 +1,4 @@
-"""Exact distances between the points of each sample."""
+"""Exact distances between the points of each sample, from one Gram product."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from ttvr.errors import TtvrError
 
 METRICS = ("euclidean", "cosine")
 EPS = 1e-6  # added to a norm before dividing by it, as published
+_BYTES = (2 << 20, 256 << 20)  # in float64 at a time: what a CPU's cache holds; a GPU
+_SIDE = 96  # of a block of the Gram product, about
+# Below this share of the squared norm a squared distance is not left to a difference of products:
+# above it, 1e-13 of rounding in float64 is lost in the one rounding to float32.
+_NEAR = 2.1e-6
+_PAIRS = 4096
+_LARGEST = torch.finfo(torch.float32).max / 4  # norm; a distance is at most twice as large
 
 
 class Distances(NamedTuple):
     """Of every pair of points.
 
     Attributes:
-        matrix: [B, N, N] float32, symmetric, zero on the diagonal and between copies.
+        matrix: [B, N, N] float32, symmetric, zero on the diagonal and between copies. Copies (equal
+            in all D) have equal rows.
         norms: [B, N] float32, L2 norm of each point as it was given.
     """
 
@@ -25,43 +33,127 @@ class Distances(NamedTuple):
     norms: Tensor
 
 
+@torch.no_grad()
 def distances(
-    points: Tensor, *, metric: str = "euclidean", p: float = 2.0, pre_norm: bool = False
+    points: Tensor,
+    *,
+    metric: str = "euclidean",
+    p: float = 2.0,
+    pre_norm: bool = False,
+    offset: int = 0,
 ) -> Distances:
     """Computed in float64 and rounded once.
 
+    In float32 a Gram product gives copies a distance of up to 3e-3 instead of zero, and that noise
+    would decide which member of a pair is its medoid. Half of the product is taken, and mirrored.
+
     Args:
         points: [B, N, D] of any floating dtype.
-        metric: "euclidean" (Minkowski of order `p`) or "cosine".
+        metric: "euclidean" (Minkowski of order `p`) or "cosine": 1 - the product of the points,
+            each divided by (its norm + 1e-6).
         p: order of the Minkowski distance, > 0.
-        pre_norm: divide each point by its norm first.
+        pre_norm: divide each point by (its norm + 1e-6) first.
+        offset: index of the first sample, for the message.
 
     Raises:
         TtvrError: a point is not finite; names the sample.
         ValueError: an unknown metric or order, or another shape.
     """
-    check(points, metric=metric, p=p)
-    exact = points.detach().double()
-    norms = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-    refuse_nan(norms.squeeze(-1))
-    if pre_norm or metric == "cosine":
-        exact = exact / (norms + EPS)
-    if metric == "cosine":
-        matrix = 1 - exact @ exact.mT
-        matrix = (matrix + matrix.mT) / 2
-        matrix.masked_fill_(_copies(points), 0).clamp_(min=0)
-    else:
-        matrix = torch.cdist(exact, exact, p=p, compute_mode="donot_use_mm_for_euclid_dist")
-    return Distances(matrix.float(), norms.squeeze(-1).float())
+    _check(points, metric, p)
+    B, N, D = points.shape
+    matrix = torch.empty(B, N, N, device=points.device)
+    norms = torch.empty(B, N, device=points.device)
+    step = max(1, _BYTES[points.device.type != "cpu"] // (8 * N * max(N, D)))
+    for start in range(0, B, step):
+        exact = points[start : start + step].double()
+        some = Distances(matrix[start : start + step], norms[start : start + step])
+        is_product = metric == "cosine" or p == 2
+        if pre_norm or metric == "cosine" or not is_product:
+            lengths = torch.linalg.vector_norm(exact, dim=-1)
+            some.norms.copy_(_refused(lengths, offset + start))
+        if pre_norm or metric == "cosine":
+            exact = exact / (lengths + EPS)[..., None]
+        if not is_product:
+            some.matrix.copy_(torch.cdist(exact, exact, p=p))
+            continue
+        squares, original = _by_products(exact, some.matrix, is_cosine=metric == "cosine")
+        if not pre_norm and metric == "euclidean":
+            some.norms.copy_(_refused(squares.sqrt(), offset + start))
+        if original is not None:
+            wide = original[:, :, None].expand_as(some.matrix)
+            some.matrix.copy_(some.matrix.gather(1, wide).gather(2, wide.mT))
+            some.norms.copy_(some.norms.gather(1, original))
+    return Distances(matrix, norms)
 
 
-def check(points: Tensor, *, metric: str, p: float) -> None:
-    """Refuse what a programmer got wrong.
+def _by_products(exact: Tensor, matrix: Tensor, *, is_cosine: bool) -> tuple[Tensor, Tensor | None]:
+    """Distances from the Gram product, half of it, and the other half mirrored.
 
-    Raises:
-        ValueError: the shape, the dtype, the metric or the order.
+    Args:
+        exact: [c, N, D] float64.
+        matrix: [c, N, N] float32, filled.
+        is_cosine: the points are unit vectors, and 1 - cosine is wanted.
+
+    Returns:
+        Squared norms [c, N] float64, and of each point its lowest copy [c, N] int64, None if there
+        are no copies.
     """
-    if points.ndim != 3 or not points.is_floating_point() or not points.shape[1]:
+    c, N, _ = exact.shape
+    squares = exact.new_empty(c, N)
+    copies = []
+    side = -(-N // -(-N // _SIDE))
+    for top in range(0, N, side):
+        end = min(top + side, N)
+        # Autocast leaves float64 alone.
+        found = torch.bmm(exact[:, top:end], exact[:, :end].mT)
+        squares[:, top:end] = found[:, :, top:].diagonal(dim1=1, dim2=2)
+        rows, columns = squares[:, top:end, None], squares[:, None, :end]
+        torch.add(rows, found, alpha=-2, out=found).add_(columns)
+        found[:, :, top:].diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        is_near = found <= _NEAR * rows
+        if is_near.any():
+            copies.append(_subtract(exact, top, found, is_near.nonzero()))
+        if is_cosine:
+            is_copy = found == 0
+            # What the 1e-6 took from the unit vectors: 2 - 2xy = |x - y|^2 + 1 - x^2 + 1 - y^2.
+            found.add_(1 - rows).add_(1 - columns).div_(2).masked_fill_(is_copy, 0)
+        else:
+            found.sqrt_()
+        matrix[:, top:end, :end] = found
+        own = matrix[:, top:end, top:end]
+        own.copy_(torch.maximum(own, own.mT)).diagonal(dim1=1, dim2=2).zero_()
+        matrix[:, :top, top:end] = matrix[:, top:end, :top].mT
+    if not any(map(len, copies)):
+        return squares, None
+    sample, point, lower = torch.cat(copies).unbind(1)
+    original = torch.arange(N, device=exact.device).repeat(c)
+    original.scatter_reduce_(0, sample * N + point, lower, "amin")
+    return squares, original.view(c, N)
+
+
+def _subtract(exact: Tensor, top: int, found: Tensor, pairs: Tensor) -> Tensor:
+    """Take the squared distances of near pairs from differences.
+
+    Args:
+        exact: [c, N, D] float64.
+        top: the point of row 0 of `found`.
+        found: [c, R, C] float64, corrected in place.
+        pairs: [M, 3] int64, sample, row and column of each pair.
+
+    Returns:
+        [Q, 3] int64: sample, point and copy of it.
+    """
+    copies = []
+    for some in pairs.split(_PAIRS):
+        sample, row, column = some.unbind(1)
+        apart = (exact[sample, top + row] - exact[sample, column]).square_().sum(-1)
+        found[sample, row, column] = apart
+        copies.append(torch.stack((sample, top + row, column), 1)[apart == 0])
+    return torch.cat(copies)
+
+
+def _check(points: Tensor, metric: str, p: float) -> None:
+    if points.ndim != 3 or not points.is_floating_point():
         raise ValueError(f"points are floats [B, N, D], got {points.dtype} {list(points.shape)}")
     if metric not in METRICS:
         raise ValueError(f"metric is one of {', '.join(METRICS)}, got {metric!r}")
@@ -69,20 +161,13 @@ def check(points: Tensor, *, metric: str, p: float) -> None:
         raise ValueError(f"p is above 0, got {p}")
 
 
-def refuse_nan(norms: Tensor) -> None:
-    """Name the first sample with a point that is not finite.
-
-    Args:
-        norms: [B, N].
-
-    Raises:
-        TtvrError: there is one.
-    """
-    bad = ~norms.isfinite()
-    if bad.any():
-        sample, point = bad.nonzero()[0].tolist()
-        raise TtvrError(f"sample {sample}: token {point} is NaN or infinite, so nothing is nearest")
-
-
-def _copies(points: Tensor) -> Tensor:
-    return (points[:, :, None] == points[:, None]).all(-1)
+def _refused(norms: Tensor, offset: int) -> Tensor:
+    """The norms, unless one is not finite or too large: names the first sample that has one."""
+    is_bad = ~(norms < _LARGEST)
+    if is_bad.any():
+        sample, point = is_bad.nonzero()[0].tolist()
+        raise TtvrError(
+            f"sample {offset + sample}: token {point} is NaN, infinite or beyond float32, "
+            "so it has no distance to the others; look at the frames and the weights it came from"
+        )
+    return norms

@@ -10,6 +10,7 @@ the rows are normalized (after it, rounding noise would choose).
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from ttvr.cluster._distance import EPS, distances
 from ttvr.cluster.kmedoids import kmedoids
 
 GRAPHS = ("knn", "dense")
+_BYTES = 16 << 20  # of weights at a time
+_ALONE = 1e-2  # weight of all edges of a point, below which it is as good as without
+_LEFT_OUT = 3.0  # eigenvalue of a point that is masked; those of the others are at most 2
 
 _log = logging.getLogger(__name__)
 
@@ -67,15 +71,27 @@ def spectral(
         TtvrError: a point is NaN or infinite; names the sample.
         ValueError: an argument that cannot work.
     """
-    weights = affinity(
-        points, neighbours=neighbours, sigma=sigma, graph=graph, graph_mask=graph_mask, mask=mask
-    )
-    vectors = _lowest(weights, k)
-    norms = vectors.norm(dim=-1, keepdim=True)
+    B, N, _ = points.shape
+    _check(k, N)
+    rows = torch.empty(B, N, k, device=points.device)
+    norms = torch.empty(B, N, device=points.device)
+    step = max(1, _BYTES // (4 * N * N))
+    for start in range(0, B, step):
+        some = slice(start, start + step)
+        weights = affinity(
+            points[some],
+            neighbours=neighbours,
+            sigma=sigma,
+            graph=graph,
+            graph_mask=graph_mask,
+            mask=None if mask is None else mask[some],
+            offset=start,
+        )
+        rows[some], norms[some] = _rows(weights, k)
     if first is None:
-        first = norms.squeeze(-1).argmax(1)
+        first = (norms if mask is None else norms.masked_fill(~mask, -1)).argmax(1)
     return kmedoids(
-        vectors / (norms + EPS),
+        rows,
         k,
         iterations=iterations,
         tolerance=tolerance,
@@ -96,51 +112,62 @@ def affinity(
     graph: str = "knn",
     graph_mask: Tensor | None = None,
     mask: Tensor | None = None,
+    offset: int = 0,
 ) -> Tensor:
     """Weights of the graph: exp(-d^2 / 2 sigma^2) where it has an edge, else 0.
 
+    An edge joins i and j if j is among the nearest of i, or i among those of j; all at the distance
+    of the last of them are. A warning is logged if the graph is all but the identity.
+
     Args:
-        points: and all others as in `spectral`.
+        points: [B, N, D].
+        neighbours: as in `spectral`.
+        sigma: as in `spectral`.
+        graph: as in `spectral`.
+        graph_mask: as in `spectral`; it takes edges from the finished graph.
+        mask: as in `spectral`.
+        offset: index of the first sample, for the message of an error.
 
     Returns:
-        [B, N, N] float32, symmetric, 1 on the diagonal (0 for points a mask leaves out).
+        [B, N, N] float32, symmetric, 1 on the diagonal (0 for points that the mask leaves out).
+
+    Raises:
+        TtvrError: a point is NaN or infinite; names the sample.
+        ValueError: an argument that cannot work.
     """
-    B, N, _ = points.shape
-    weights = (distances(points).matrix.square() / (-2 * sigma**2)).exp()
+    _check_graph(points, neighbours, sigma, graph, graph_mask)
+    points = points.detach()
     if mask is not None:
-        weights = weights * (mask[:, :, None] & mask[:, None])
-    if graph == "knn":
-        if neighbours is None:
-            raise ValueError("graph='knn' needs neighbours")
-        least = weights.topk(min(neighbours, N), dim=-1).values[..., -1:]
+        points = points.masked_fill(~mask[..., None], 0)
+    weights = distances(points, offset=offset).matrix.square_().div_(-2 * sigma**2).exp_()
+    if mask is not None:
+        weights *= mask[:, :, None] & mask[:, None]
+    if graph == "knn" and neighbours < points.shape[1]:
+        least = weights.topk(neighbours, dim=-1).values[..., -1:]
         kept = weights >= least
-        weights = weights * (kept | kept.mT)
-    return weights if graph_mask is None else weights * graph_mask
+        weights *= kept | kept.mT
+    if graph_mask is not None:
+        weights *= graph_mask.to(weights.device)
+    _warn(weights, sigma, mask)
+    return weights
 
 
 @torch.no_grad()
 def embedding(weights: Tensor, k: int) -> Tensor:
-    """Rows of the normalized Laplacian's K lowest eigenvectors, each divided by its norm.
+    """Rows of the normalized Laplacian's K lowest eigenvectors, each divided by (its norm + 1e-6).
 
     Args:
         weights: [B, N, N] of a graph, symmetric, as `affinity` makes them.
-        k: eigenvectors.
+        k: eigenvectors, 1 <= k <= N.
 
     Returns:
         [B, N, K] float32, fixed up to a rotation of the K columns.
+
+    Raises:
+        ValueError: k is out of range.
     """
-    vectors = _lowest(weights, k)
-    return vectors / (vectors.norm(dim=-1, keepdim=True) + EPS)
-
-
-def _lowest(weights: Tensor, k: int) -> Tensor:
-    N = weights.shape[1]
-    degrees = weights.sum(-1)
-    scale = degrees.clamp(min=EPS).rsqrt()
-    laplacian = -weights * scale[:, :, None] * scale[:, None]
-    diagonal = laplacian.diagonal(dim1=1, dim2=2)
-    diagonal += torch.where(degrees > 0, 1.0, 3.0)
-    return torch.linalg.eigh(laplacian).eigenvectors[..., :k]
+    _check(k, weights.shape[1])
+    return _rows(weights, k)[0]
 
 
 def neighborhood(frames: int, patches: int, *, window: int | None = None, span: int = 7) -> Tensor:
@@ -148,15 +175,86 @@ def neighborhood(frames: int, patches: int, *, window: int | None = None, span: 
 
     Args:
         frames: of the segment.
-        patches: per frame, the square of a whole number, in raster order.
+        patches: per frame, a square grid in raster order.
         window: side of the square around a patch; default 9, or 19 from 100 patches on.
         span: frames around a frame, itself included.
 
     Returns:
         [N, N] bool with N = frames * patches, frame-major: offsets of at most window // 2 in x and
         in y and span // 2 in time.
+
+    Raises:
+        ValueError: the patches are no square grid.
     """
-    raise NotImplementedError
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise ValueError(f"patches are a square grid, got {patches}")
+    if window is None:
+        window = 9 if patches < 100 else 19
+    token = torch.arange(frames * patches)
+    places = (token // patches, token % patches // side, token % side)
+    reaches = (span // 2, window // 2, window // 2)
+    near = [
+        (place[:, None] - place).abs() <= reach
+        for place, reach in zip(places, reaches, strict=True)
+    ]
+    return near[0] & near[1] & near[2]
+
+
+def _rows(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Rows of the embedding [B, N, K], and their norms [B, N] before they were normalized."""
+    degrees = weights.sum(-1)
+    scale = torch.where(degrees > 0, degrees.rsqrt(), 0)
+    laplacian = (weights * scale[:, :, None]).mul_(scale[:, None]).neg_()
+    laplacian.diagonal(dim1=1, dim2=2).add_(torch.where(degrees > 0, 1, _LEFT_OUT))
+    try:
+        vectors = torch.linalg.eigh(laplacian).eigenvectors[..., :k]
+    except torch.linalg.LinAlgError:  # in float32, on some graphs that fall apart
+        vectors = torch.linalg.eigh(laplacian.double()).eigenvectors[..., :k].float()
+    norms = vectors.norm(dim=-1)
+    return vectors / (norms + EPS)[..., None], norms
+
+
+def _warn(weights: Tensor, sigma: float, mask: Tensor | None) -> None:
+    """Tell of samples in which most points have no edge worth the name."""
+    if weights.shape[1] == 1:
+        return
+    is_alone = weights.sum(-1) - weights.diagonal(dim1=1, dim2=2) < _ALONE
+    counts = is_alone.shape[1] if mask is None else mask.sum(1)
+    alone = is_alone.sum(1) if mask is None else (is_alone & mask).sum(1)
+    lost = int((alone * 2 > counts).sum())
+    if lost:
+        _log.warning(
+            "spectral: the graph is all but the identity in %d of %d samples, so their clusters "
+            "are noise; sigma=%g is small against the distances between the tokens",
+            lost,
+            len(weights),
+            sigma,
+        )
+
+
+def _check(k: int, N: int) -> None:
+    if not 1 <= k <= N:
+        raise ValueError(f"k is 1 to the number of points, {N}, got {k}")
+
+
+def _check_graph(
+    points: Tensor, neighbours: int | None, sigma: float, graph: str, graph_mask: Tensor | None
+) -> None:
+    N = points.shape[1]
+    if graph not in GRAPHS:
+        raise ValueError(f"graph is one of {', '.join(GRAPHS)}, got {graph!r}")
+    if graph == "knn" and (neighbours is None or neighbours < 1):
+        raise ValueError(f"graph 'knn' needs neighbours, at least 1, got {neighbours}")
+    if not sigma > 0:
+        raise ValueError(f"sigma is above 0, got {sigma}")
+    if graph_mask is not None:
+        if graph_mask.shape != (N, N) or graph_mask.dtype != torch.bool:
+            raise ValueError(
+                f"graph_mask is bool [{N}, {N}], got {graph_mask.dtype} {list(graph_mask.shape)}"
+            )
+        if not torch.equal(graph_mask, graph_mask.T) or not graph_mask.diagonal().all():
+            raise ValueError("graph_mask is symmetric and True on its diagonal")
 
 
 PLUGIN = spectral
