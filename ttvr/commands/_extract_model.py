@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ttvr import __version__
+from ttvr.commands._threads import spare_threads
 
 if TYPE_CHECKING:
     from ttvr.retriever import Retriever
@@ -18,7 +19,9 @@ def load_model(args: argparse.Namespace) -> Retriever:
     """The model that the flags name."""
     from ttvr import retriever
 
-    return retriever.load(args.weights, args.head, activation=args.activation, device=args.device)
+    made = retriever.load(args.weights, args.head, activation=args.activation, device=args.device)
+    spare_threads(made)
+    return made
 
 
 def provenance(retriever: Retriever) -> dict[str, Any]:

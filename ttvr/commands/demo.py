@@ -51,13 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    import torch
-
     from ttvr import plugins
     from ttvr.clip import catalog
 
-    # For so small a model threads cost more than they bring, on a busy machine several times.
-    torch.set_num_threads(1)
     catalog.locate(catalog.DEFAULT)  # before anything is drawn
     split = plugins.load("datasets", "synthetic").load(None, "test", limit=args.clips)
     asked = _asked(split)

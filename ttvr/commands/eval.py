@@ -15,6 +15,7 @@ from ttvr.commands import _options
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._table import table, ties
 from ttvr.commands._target import new_file
+from ttvr.commands._threads import spare_threads
 from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import UsageError
 
@@ -120,6 +121,7 @@ def _run(args: argparse.Namespace) -> int:
             activation=args.activation,
             device=args.device,
         )
+        spare_threads(retriever)
         length, words = retriever.text_length, not retriever.head.offline
 
         def encode(captions: list[str]) -> tuple[TextFeatures, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, execute, parser
 from ttvr.commands._texts import Query, read_queries
+from ttvr.commands._threads import spare_threads
 from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import TtvrError, UsageError
 
@@ -96,6 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         activation=args.activation,
         device=args.device,
     )
+    spare_threads(retriever)
     warn_of_toy(retriever.note, features.ids)
     found = search(
         retriever,
