@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ttvr import evaluate, extract, plugins, synthetic, video
+from ttvr.commands import _options
 from ttvr.commands import data as command
 
 DATASET = plugins.load("datasets", "synthetic")
@@ -172,6 +176,35 @@ def test_interruption_leaves_whole_clips_alone(capsys, tmp_path, monkeypatch, ki
         assert len(video.read_frames(tmp_path / name, range).pixels) == 36
     assert run(capsys, *arguments)[0] == 0
     assert {path.name for path in tmp_path.iterdir()} == {*wanted, "gt.tsv", "captions.txt"}
+
+
+def test_interruption_begins_no_further_clip(monkeypatch):
+    begun, ended = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            ended.set()
+            super().shutdown()
+
+    def write(number):
+        begun.append(number)
+        if number == 1:
+            ended.wait(10)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "ThreadPoolExecutor", Pool)
+    with pytest.raises(KeyboardInterrupt):
+        command._work(write, range(9), 1, on_step=interrupt)
+    assert begun in ([0], [0, 1])
+
+
+def test_jobs_are_as_many_as_processors_up_to_a_limit(monkeypatch):
+    for usable, jobs in ((1, 1), (5, 5), (64, _options.MOST_JOBS)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda of, n=usable: set(range(n)))
+        assert _options.default_jobs() == jobs
 
 
 def test_a_clip_that_cannot_be_written_ends_the_work(capsys, tmp_path, monkeypatch):

@@ -102,6 +102,9 @@ def test_every_clip_of_ours_is_known_by_its_name(caplog):
         warn_of_toy(catalog.TOY, ["broken"])  # is nobody's but beside clips of ours
         warn_of_toy(catalog.TOY, ["test-00001", "holiday/broken"])
     assert len(caplog.records) == len(odd) + 2
+    for note in (catalog.RANDOM, ""):
+        warn_of_toy(note, ["holiday"])
+    assert len(caplog.records) == len(odd) + 2
 
 
 def test_its_label_is_read_without_loading(home, tmp_path):
