@@ -40,6 +40,7 @@ def distances(
     metric: str = "euclidean",
     p: float = 2.0,
     pre_norm: bool = False,
+    is_squared: bool = False,
     offset: int = 0,
 ) -> Distances:
     """Computed in float64 and rounded once.
@@ -53,6 +54,7 @@ def distances(
             each divided by (its norm + 1e-6).
         p: order of the Minkowski distance, > 0.
         pre_norm: divide each point by (its norm + 1e-6) first.
+        is_squared: give the squares, of Euclidean distances only.
         offset: index of the first sample, for the message.
 
     Raises:
@@ -70,15 +72,17 @@ def distances(
         is_product = metric == "cosine" or p == 2
         if pre_norm or metric == "cosine" or not is_product:
             lengths = torch.linalg.vector_norm(exact, dim=-1)
-            some.norms.copy_(_refused(lengths, offset + start))
+            some.norms.copy_(_refused(lengths, offset + start, is_squared=is_squared))
         if pre_norm or metric == "cosine":
             exact = exact / (lengths + EPS)[..., None]
         if not is_product:
             some.matrix.copy_(torch.cdist(exact, exact, p=p))
             continue
-        squares, original = _by_products(exact, some.matrix, is_cosine=metric == "cosine")
+        squares, original = _by_products(
+            exact, some.matrix, is_cosine=metric == "cosine", is_squared=is_squared
+        )
         if not pre_norm and metric == "euclidean":
-            some.norms.copy_(_refused(squares.sqrt(), offset + start))
+            some.norms.copy_(_refused(squares.sqrt(), offset + start, is_squared=is_squared))
         if original is not None:
             wide = original[:, :, None].expand_as(some.matrix)
             some.matrix.copy_(some.matrix.gather(1, wide).gather(2, wide.mT))
@@ -86,13 +90,16 @@ def distances(
     return Distances(matrix, norms)
 
 
-def _by_products(exact: Tensor, matrix: Tensor, *, is_cosine: bool) -> tuple[Tensor, Tensor | None]:
+def _by_products(
+    exact: Tensor, matrix: Tensor, *, is_cosine: bool, is_squared: bool
+) -> tuple[Tensor, Tensor | None]:
     """Distances from the Gram product, half of it, and the other half mirrored.
 
     Args:
         exact: [c, N, D] float64.
         matrix: [c, N, N] float32, filled.
         is_cosine: the points are unit vectors, and 1 - cosine is wanted.
+        is_squared: else the squares are.
 
     Returns:
         Squared norms [c, N] float64, and of each point its lowest copy [c, N] int64, None if there
@@ -117,7 +124,7 @@ def _by_products(exact: Tensor, matrix: Tensor, *, is_cosine: bool) -> tuple[Ten
             is_copy = found == 0
             # What the 1e-6 took from the unit vectors: 2 - 2xy = |x - y|^2 + 1 - x^2 + 1 - y^2.
             found.add_(1 - rows).add_(1 - columns).div_(2).masked_fill_(is_copy, 0)
-        else:
+        elif not is_squared:
             found.sqrt_()
         matrix[:, top:end, :end] = found
         own = matrix[:, top:end, top:end]
@@ -161,9 +168,9 @@ def _check(points: Tensor, metric: str, p: float) -> None:
         raise ValueError(f"p is above 0, got {p}")
 
 
-def _refused(norms: Tensor, offset: int) -> Tensor:
+def _refused(norms: Tensor, offset: int, *, is_squared: bool) -> Tensor:
     """The norms, unless one is not finite or too large: names the first sample that has one."""
-    is_bad = ~(norms < _LARGEST)
+    is_bad = ~(norms < (_LARGEST**0.5 if is_squared else _LARGEST))
     if is_bad.any():
         sample, point = is_bad.nonzero()[0].tolist()
         raise TtvrError(

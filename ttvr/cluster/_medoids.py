@@ -46,7 +46,6 @@ def settle(
     mask: Tensor,
     *,
     cost: Tensor,
-    is_squared: bool,
     iterations: int,
     tolerance: float,
 ) -> Tensor:
@@ -57,7 +56,6 @@ def settle(
         medoids: [B, K] int64, in the order that breaks ties of the assignment.
         mask: [B, N] bool, points that have a vote.
         cost: [B, N, N] with a constant diagonal; a medoid has the least sum of it over its cluster.
-        is_squared: sum its squares.
         iterations: at most.
         tolerance: of the distance moved, summed over K.
 
@@ -71,7 +69,7 @@ def settle(
             break
         before = medoids[active]
         assignment = nearest(matrix, before, active)
-        after = _move(cost, assignment, before, mask[active], active, is_squared=is_squared)
+        after = _move(cost, assignment, before, mask[active], active)
         medoids[active] = after
         shift = matrix[active[:, None], before, after].clamp_(min=0).sum(1)
         active = active[shift >= tolerance]
@@ -102,8 +100,6 @@ def _move(
     medoids: Tensor,
     mask: Tensor,
     sample: Tensor,
-    *,
-    is_squared: bool,
 ) -> Tensor:
     """The member of each cluster with the least sum of costs to the members.
 
@@ -115,7 +111,6 @@ def _move(
         medoids: [A, K] int64, kept where a cluster is empty.
         mask: [A, N] bool.
         sample: [A] int64, the rows of `cost`.
-        is_squared: sum the squares.
 
     Returns:
         [A, K] int64.
@@ -139,8 +134,6 @@ def _move(
         number += (until - mates)[some.start]
         second = member[number + begin[some].repeat_interleave(count)]
         pairs = cost.view(-1)[row[some].repeat_interleave(count) + second].double()
-        if is_squared:
-            pairs.square_()
         sums[some] = torch.segment_reduce(pairs, "sum", lengths=count)
     least = torch.full((A * (K + 1),), torch.inf, dtype=torch.float64, device=cost.device)
     least.scatter_reduce_(0, own, sums, "amin")

@@ -70,15 +70,16 @@ def kmedoids(
     for start in _starts(points, k, first, mask):
         some = _Some.of(points, start, metric, p, pre_norm, first, mask)
         cost = some.matrix
-        if rule == "nearest_mean" and metric == "euclidean" and p != 2:
-            cost = distances(some.points, pre_norm=pre_norm).matrix
+        if rule == "nearest_mean" and metric == "euclidean":
+            # The sum of squares is the square of that to the mean, but for a constant. Squares of
+            # rounded distances would break ties.
+            given = some.points
+            cost = distances(given, pre_norm=pre_norm, is_squared=True, offset=start).matrix
         medoids = settle(
             some.matrix,
             seeds(some.matrix, k, some.norms, some.first, some.mask),
             some.mask,
             cost=cost,
-            # The sum of squares is the square of that to the mean, but for a constant.
-            is_squared=rule == "nearest_mean" and metric == "euclidean",
             iterations=iterations,
             tolerance=tolerance,
         )
