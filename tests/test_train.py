@@ -232,6 +232,8 @@ OTHERWISE = {
     "val is": {"data": {"val": colors("val", 2)}},
     "dataset is 'colors', now 'x'": {"data": {"name": "x"}},
     "eval_every is 4, now 5": {"options": {"eval_every": 5}},
+    "log_every is 2, now 3": {"options": {"log_every": 3}},
+    "activation is None, now 'gelu'": {"options": {"activation": "gelu"}},
 }
 
 

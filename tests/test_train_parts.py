@@ -1,0 +1,134 @@
+"""What a training is made of says what its recipe says, and stops and goes on whole."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+from tiny_training import FRAMES, colors, data, read, recipe, write_start
+from torch.nn import functional as F
+
+import ttvr
+from ttvr import frames as framing
+from ttvr.clip import tokenizer
+from ttvr.heads import meanp
+from ttvr.heads.meanp import MeanP
+from ttvr.losses import WordLoss
+from ttvr.recipes import Recipe
+from ttvr.retriever import build
+from ttvr.train import Options, rehearse, train, validate
+from ttvr.train._setup import set_up
+
+OFTEN = Options(eval_every=4, save_every=3, log_every=2)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return write_start(tmp_path_factory.mktemp("start"))
+
+
+class Noisy(MeanP):
+    """A head that learns by chance, as one with dropout does."""
+
+    def similarities(self, text, video):
+        return F.dropout(super().similarities(text, video), 0.3, self.training)
+
+
+@pytest.fixture
+def noisy(monkeypatch):
+    monkeypatch.setattr(meanp, "PLUGIN", Noisy)
+
+
+def test_chance_and_the_scale_of_gradients_go_on_too(tmp_path, start, noisy):
+    """Stopped after step 6: the dropout to come, and fp16's scale, which overflows have halved."""
+    settings, last = recipe(start, precision="fp16"), {}
+
+    def interrupt(step, steps):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    for name in ("whole", "run"):
+        run = tmp_path / name
+        if name == "run":
+            with pytest.raises(KeyboardInterrupt):
+                train(settings, data(), run, options=OFTEN, on_step=interrupt)
+        train(settings, data(), run, options=OFTEN)
+        last[name] = torch.load(run / "last.pt", weights_only=True)
+    assert last["whole"]["scaler"]["scale"] < 2.0**16
+    assert last["run"]["scaler"] == last["whole"]["scaler"]
+    for part in ("model", "rng"):
+        torch.testing.assert_close(last["run"][part], last["whole"][part], rtol=0, atol=0)
+
+
+def test_validation_is_without_chance_and_training_with(tmp_path, start, noisy):
+    outcome = train(recipe(start, epochs=1), data(), tmp_path / "run", options=OFTEN)
+    model = ttvr.load(tmp_path / "run" / "best.pt")
+    assert validate(model, data().val, read) == outcome.metrics
+    model.train()
+    validate(model, data().val, read)
+    assert model.training
+
+
+@pytest.mark.parametrize("sampler", ["segment", "linspace"])
+def test_validation_takes_the_frames_that_extract_would(start, sampler):
+    chosen = []
+
+    def spy(clip, choose, *, size):
+        chosen.append(list(choose(FRAMES)))
+        return read(clip, choose, size=size)
+
+    validate(build(recipe(start, frames=4, sampler=sampler)), colors("val"), spy)
+    assert chosen == [list(framing.SAMPLERS[sampler](FRAMES, 4))] * 8
+
+
+def test_narrow_gradients_are_those_of_wide_ones(start):
+    settings = (  # of a small scale, since a norm of 32 overflows fp16's first steps
+        recipe(start, precision=precision, word_loss=0.0, initial_scale=1.0)
+        for precision in ("fp32", "fp16")
+    )
+    wide, narrow = (rehearse(one, data(), device="cpu")["grad_norm"] for one in settings)
+    assert narrow == pytest.approx(wide, rel=0.05)
+
+
+def test_the_optimizer_and_the_loader_are_the_recipe_s(start):
+    settings = recipe(start, betas=(0.7, 0.8), weight_decay=0.03, lr=2e-3, clip_lr=5e-4)
+    parts = set_up(settings, data(), Options(), "cpu")
+    groups = {group["name"]: group for group in parts.optimizer.param_groups}
+    assert {group["betas"] for group in groups.values()} == {(0.7, 0.8)}
+    assert {group["weight_decay"] for group in groups.values()} == {0.0, 0.03}
+    assert groups["new, decayed"]["peak_lr"] == 2e-3
+    assert groups["clip, decayed"]["peak_lr"] == 5e-4
+    other = set_up(settings.__class__(**{**vars(settings), "seed": 1}), data(), Options(), "cpu")
+    first, second = (next(made.loader.batches(0)).owner for made in (parts, other))
+    assert not torch.equal(first, second)
+
+
+def test_labels_are_the_tokens_that_the_model_is_shown(start):
+    length = build(recipe(start)).text_length
+    long = " ".join(["red"] * (length - 2) + ["green"])
+    split = colors("train")._replace(captions=(long, *["a blue one"] * 7))
+    parts = set_up(recipe(start), data(train=split), Options(), "cpu")
+    assert parts.model.auxiliary.tokens.tolist() == sorted(tokenizer.encode("red a blue one"))
+
+
+def test_the_word_loss_has_its_weight(start):
+    found = [rehearse(recipe(start, word_loss=x), data(), device="cpu") for x in (0.5, 2.0)]
+    assert found[1]["words"] == pytest.approx(4 * found[0]["words"])
+    assert found[1]["nce"] == found[0]["nce"]
+
+
+def test_the_word_loss_is_wide_whatever_the_towers_are():
+    torch.manual_seed(0)
+    loss, ids = WordLoss([320, 321], 8), tokenizer.tokenize(["a red one"], 8)
+    vectors = [torch.randn(1, 8), torch.randn(1, 8)]
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = loss(ids, *vectors)
+    assert narrow.dtype == torch.float32
+    assert torch.equal(narrow, loss(ids, *vectors))
+
+
+def test_places_are_as_loud_as_patches_from_scratch():
+    clip = build(Recipe(weights="scratch:ttvr-tiny")).clip
+    assert float(clip.visual.positional_embedding.detach().std()) == pytest.approx(0.5)
+    assert not clip.token_embedding.weight.any()
