@@ -293,6 +293,18 @@ def test_default_neighbours():
     assert [default_neighbours(3, 196), default_neighbours(4, 100)] == [20, 25]
 
 
+@pytest.mark.parametrize("name", ["kmedoids", "sparse", "spectral"])
+def test_as_few_and_as_many_tokens_as_can_be(name):
+    tokens, mask = data()
+    points = tokens[:, :, 1:].unflatten(1, (S, -1)).flatten(2, 3)  # [B, S, N, D]
+    N = points.shape[2]
+    plugin = plugins.load("reducers", name)
+    everything = plugin(width=D, segments=S, centers=N).eval()(tokens, mask)
+    assert torch.equal(everything.tokens[:, :, 1:], points)
+    (one,) = plugin(width=D, segments=S, centers=1).eval()(tokens, mask).tokens[:, :, 1:].unbind(2)
+    assert (one.unsqueeze(2) == points).all(-1).any(-1).all()
+
+
 def test_a_broken_token_is_an_error():
     tokens, mask = data()
     tokens[1, 0, 3, 0] = torch.nan
