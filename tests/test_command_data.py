@@ -203,7 +203,9 @@ def test_interruption_begins_no_further_clip(monkeypatch):
 
 def test_jobs_are_as_many_as_processors_up_to_a_limit(monkeypatch):
     for usable, jobs in ((1, 1), (5, 5), (64, _options.MOST_JOBS)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda of, n=usable: set(range(n)))
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda of, n=usable: set(range(n)), raising=False
+        )
         assert _options.default_jobs() == jobs
 
 
@@ -215,4 +217,15 @@ def test_a_clip_that_cannot_be_written_ends_the_work(capsys, tmp_path, monkeypat
     code, out, err = run(capsys, "-o", tmp_path, "--limit", 9)
     assert (code, out) == (1, "")
     assert "test-00000.mp4: No space left on device" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_be_written_are_named(capsys, tmp_path, monkeypatch):
+    def fail(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    code, out, err = run(capsys, "-o", tmp_path, "--limit", 9, "--format", "images")
+    assert (code, out) == (1, "")
+    assert f"ttvr-data: {tmp_path}/test-00000: No space left on device\n" in err
     assert list(tmp_path.iterdir()) == []

@@ -109,17 +109,17 @@ class Synthetic(Dataset):
         Raises:
             RequirementError: an `.mp4`, and there is no ffmpeg.
             TtvrError: no clip has this id, or ffmpeg could not write it.
+            OSError: the disk is full, say; names the path.
         """
         frames = self.read(clip, range, size=SIZE)
         if path.suffix == ".mp4":
             video.write(path, frames, fps=FPS)
             return
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as hidden:
-            folder = Path(hidden, path.name)
-            folder.mkdir()
-            for number, frame in enumerate(frames):
-                Image.fromarray(frame).save(folder / f"{number:02d}.png")
-            _put(folder, path, aside=Path(hidden))
+        try:
+            _write_images(path, frames)
+        except OSError as error:
+            # A full disk names no file, others the hidden one.
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def scene_of(clip: str) -> Scene:
@@ -154,6 +154,15 @@ def _drawn(clip: str) -> tuple[Scene, np.random.Generator]:
     if split != "twins" or not synthetic.is_temporal(scene):
         raise UsageError(f"no synthetic clip {clip!r}: it has no reversal")
     return synthetic.reverse(scene), rng
+
+
+def _write_images(path: Path, frames: np.ndarray) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as hidden:
+        folder = Path(hidden, path.name)
+        folder.mkdir()
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(folder / f"{number:02d}.png")
+        _put(folder, path, aside=Path(hidden))
 
 
 def _put(folder: Path, path: Path, *, aside: Path) -> None:
