@@ -54,6 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     from ttvr import plugins
     from ttvr.clip import catalog
 
+    sys.stdout.reconfigure(encoding="utf-8")  # as ttvr-rank does, which is a part of it
     catalog.locate(catalog.DEFAULT)  # before anything is drawn
     split = plugins.load("datasets", "synthetic").load(None, "test", limit=args.clips)
     asked = _asked(split)
@@ -176,8 +177,7 @@ def _tick(split: Split, asked: list[int], feats: str) -> None:
     from ttvr.search import rank
 
     found = rank([split.captions[number] for number in asked], feats, TOP, device="auto")
-    is_plain = "utf" not in (sys.stdout.encoding or "").lower()
-    yes, no = ("+", "-") if is_plain else ("\u2713", "\u2717")
+    yes, no = "\u2713", "\u2717"
     lines = [f"Where the clip is that each sentence describes; {no} is beyond the first {TOP}:"]
     for number, hits in zip(asked, found, strict=True):
         clip = split.clips[number].id
