@@ -52,10 +52,10 @@ def background(frames, scene):
 
 def centers(mask):
     """[T, 2] centers of area, x and y in 0..1; NaN where there is none."""
-    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    at = (np.arange(SIDE) + 0.5) / SIDE
     area = mask.sum((1, 2)).astype(float)
     area[area == 0] = np.nan
-    return np.stack([(mask * x).sum((1, 2)), (mask * y).sum((1, 2))], 1) / area[:, None] / SIDE
+    return np.stack([mask.sum(1) @ at, mask.sum(2) @ at], 1) / area[:, None]
 
 
 def goes(path, way, least):
@@ -79,7 +79,7 @@ def shows_still(frames, scene):
 
 def shows_relation(frames, scene):
     way = {"above": "up", "below": "down"}.get(scene.how[0], scene.how[0])
-    first, second = (centers(thing(frames, scene, number))[0] for number in (0, 1))
+    first, second = (centers(thing(frames[:1], scene, number))[0] for number in (0, 1))
     return (first - second) @ WAYS[way] > 0.3 and (frames == frames[0]).all()
 
 
@@ -142,7 +142,7 @@ def shows_appear(frames, scene):
 
 def shows_pair(frames, scene):
     """Judged by first and last frame: one may hide a part of the other."""
-    paths = (centers(thing(frames, scene, number))[[0, -1]] for number in (0, 1))
+    paths = (centers(thing(frames[[0, -1]], scene, number)) for number in (0, 1))
     moves = [path[1] - path[0] for path in paths]
     return all(move @ WAYS[way] > 0.2 for move, way in zip(moves, scene.how, strict=True))
 
