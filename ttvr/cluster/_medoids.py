@@ -145,7 +145,7 @@ def _move(
 def _slices(until: Tensor) -> list[slice]:
     """Runs of points with about `_PAIRS` pairs; `until` [M] counts pairs up to each point."""
     total = int(until[-1])
-    cuts = torch.tensor(range(_PAIRS, total, _PAIRS), device=until.device)
+    cuts = torch.tensor(range(_PAIRS, total, _PAIRS), dtype=torch.int64, device=until.device)
     ends = [0, *torch.searchsorted(until, cuts, right=True).tolist(), len(until)]
     return [slice(a, b) for a, b in pairwise(ends) if a < b]
 

@@ -144,8 +144,8 @@ def affinity(
         weights *= mask[:, :, None] & mask[:, None]
     if graph == "knn" and neighbours < points.shape[1]:
         least = weights.topk(neighbours, dim=-1).values[..., -1:]
-        kept = weights >= least
-        weights *= kept | kept.mT
+        # At least that of either row: at least the smaller.
+        weights.masked_fill_(weights < torch.minimum(least, least.mT), 0)
     if graph_mask is not None:
         weights *= graph_mask.to(weights.device)
     _warn(weights, sigma, mask)

@@ -14,6 +14,7 @@ from ttvr.commands import _options
 from ttvr.commands._run import DONE, execute, parser
 
 _EXAMPLES = {
+    "cluster": "ttvr-bench cluster --sizes 64,147,49 --rounds 5",
     "extract": "ttvr-bench extract videos/ -w ViT-B/32 --jobs 1 2",
     "rank": "ttvr-bench rank --rows 1000000 --queries 1 8 64",
     "startup": "ttvr-bench startup",
