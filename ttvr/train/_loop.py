@@ -42,13 +42,15 @@ def train(
     """Train, or go on training, until the recipe's epochs are done.
 
     Stopping at any moment, `kill -9` included, and calling it again gives the result of an
-    undisturbed run: on a CPU bit by bit, with the same number of threads. A folder whose training
-    is over is left as it is.
+    undisturbed run: on a CPU bit by bit, with the same number of threads. A GPU's sums depend on
+    chance, so there a step that was lost and is taken again is another one. A folder whose
+    training is over is left as it is.
 
     Args:
         recipe: every hyper-parameter.
         data: what is learned, and what the best model is chosen by: text-to-video R@1.
-        folder: gets `recipe.json`, `log.jsonl`, `best.pt` (which `load` takes) and `last.pt`.
+        folder: gets `recipe.json`, `log.jsonl`, `best.pt` (which `load` takes) and `last.pt`,
+            which is there from the first step on.
         options: see `Options`.
         device: as `resolve_device` takes it.
         resume: go on with what the folder holds.
@@ -56,10 +58,11 @@ def train(
         on_step: told how many steps are done and their total, at the start and after each.
 
     Raises:
-        UsageError: of `check_usable`, or too few captions for a batch.
+        UsageError: of `check_usable`, too few captions for a batch, or nothing to learn.
         IncompatibleError: the folder holds a training with other settings or data.
-        TtvrError: a loss or gradient that is not finite, or a clip that cannot be read; `last.pt`
-            is left as it was.
+        TtvrError: a loss, gradient or feature that is not finite, or a clip that cannot be read:
+            `last.pt` is left as it was. Or it is damaged.
+        OSError: the disk is full, say; names the file.
         KeyboardInterrupt: after the step in progress, everything saved.
     """
     options = options or Options()
