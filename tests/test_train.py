@@ -228,7 +228,7 @@ def test_a_finished_run_is_left_as_it_is(whole, start):
 OTHERWISE = {
     "lr is 0.001, now 0.1": {"recipe": {"lr": 0.1}},
     "betas": {"recipe": {"betas": (0.9, 0.99)}},
-    "train is": {"data": {"train": colors("train")}},
+    "train is sha256:[0-9a-f]{12}, now sha256:[0-9a-f]{12};": {"data": {"train": colors("train")}},
     "val is": {"data": {"val": colors("val", 2)}},
     "dataset is 'colors', now 'x'": {"data": {"name": "x"}},
     "eval_every is 4, now 5": {"options": {"eval_every": 5}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -190,7 +191,7 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
     if differing := _differences(stored["made_from"], made_from):
         raise IncompatibleError(
             f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "
-            "use the same settings, another -o, or --overwrite to start anew"
+            "use the same settings and data, another -o, or --overwrite to start anew"
         )
     if stored["best"] is not None and not (folder / BEST).exists():
         raise TtvrError(
@@ -207,5 +208,11 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             differing += _differences(old, new)
         elif old != new:
-            differing.append(f"{key} is {old!r}, now {new!r}")
+            differing.append(f"{key} is {_shown(old)}, now {_shown(new)}")
     return differing
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed; of a hash as much as tells it apart."""
+    is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"sha256:{value[:12]}" if is_hash else repr(value)
