@@ -42,6 +42,13 @@ def test_memory_is_that_of_the_tensors():
     assert 8000 <= cluster._peak(call) < 8500
 
 
+@pytest.mark.parametrize("k", [1, 160])
+def test_clustering_holds_few_matrices(k):
+    points = torch.randn(4, 588, 768, generator=torch.Generator().manual_seed(0))
+    matrices = 4 * 4 * 588 * 588
+    assert matrices < cluster._peak(lambda: kmedoids(points, k)) < 5 * matrices
+
+
 def test_the_published_loop_with_exact_distances_is_ours():
     points = torch.randn(6, 40, 5, generator=torch.Generator().manual_seed(0))
     found = kmedoids(points, 8).centers

@@ -167,6 +167,7 @@ def test_distances_are_those_of_differences(monkeypatch, side):
     points = 100 + torch.randn(2, 40, 24, generator=generator)
     points[:, 10:20] = points[:, :10] + 1e-4 * torch.randn(2, 10, 24, generator=generator)
     points[:, 30:] = points[:, :10]
+    points[:, 25:30] = points[:, 10:15]  # copies of what is near to a lower point
     matrix, norms = distances(points)
     exact = (points.double()[:, :, None] - points.double()[:, None]).norm(dim=-1)
     assert matrix.dtype == torch.float32
@@ -175,9 +176,10 @@ def test_distances_are_those_of_differences(monkeypatch, side):
     for metric, p in (("euclidean", 2), ("euclidean", 1), ("cosine", 2)):
         matrix, norms = distances(points, metric=metric, p=p)
         assert torch.equal(matrix, matrix.mT)
-        assert (matrix == 0).sum() == 2 * (40 + 2 * 10)
+        assert (matrix == 0).sum() == 2 * (40 + 2 * 15)
         assert torch.equal(matrix[:, 30:], matrix[:, :10])
-        assert torch.equal(norms[:, 30:], norms[:, :10])
+        assert torch.equal(matrix[:, 25:30], matrix[:, 10:15])
+        assert torch.equal(norms[:, 25:], norms[:, [*range(10, 15), *range(10)]])
 
 
 def test_cosine_is_that_of_the_published_code():

@@ -76,7 +76,9 @@ def distances(
         if pre_norm or metric == "cosine":
             exact = exact / (lengths + EPS)[..., None]
         if not is_product:
-            some.matrix.copy_(torch.cdist(exact, exact, p=p))
+            for top, end in _blocks(N):
+                found = torch.cdist(exact[:, top:end], exact[:, :end], p=p)
+                _mirror(found, some.matrix, top)
             continue
         squares, original = _by_products(
             exact, some.matrix, is_cosine=metric == "cosine", is_squared=is_squared
@@ -107,56 +109,71 @@ def _by_products(
     """
     c, N, _ = exact.shape
     squares = exact.new_empty(c, N)
-    copies = []
-    side = -(-N // -(-N // _SIDE))
-    for top in range(0, N, side):
-        end = min(top + side, N)
+    itself = torch.arange(N, device=exact.device)
+    original = itself.repeat(c, 1)
+    for top, end in _blocks(N):
         # Autocast leaves float64 alone.
         found = torch.bmm(exact[:, top:end], exact[:, :end].mT)
         squares[:, top:end] = found[:, :, top:].diagonal(dim1=1, dim2=2)
         rows, columns = squares[:, top:end, None], squares[:, None, :end]
         torch.add(rows, found, alpha=-2, out=found).add_(columns)
         found[:, :, top:].diagonal(dim1=1, dim2=2).fill_(torch.inf)
-        is_near = found <= _NEAR * rows
+        is_near = found < _NEAR * rows
         if is_near.any():
-            copies.append(_subtract(exact, top, found, is_near.nonzero()))
+            _subtract(exact, top, found, is_near.nonzero(), original)
         if is_cosine:
             is_copy = found == 0
             # What the 1e-6 took from the unit vectors: 2 - 2xy = |x - y|^2 + 1 - x^2 + 1 - y^2.
             found.add_(1 - rows).add_(1 - columns).div_(2).masked_fill_(is_copy, 0)
         elif not is_squared:
             found.sqrt_()
-        matrix[:, top:end, :end] = found
-        own = matrix[:, top:end, top:end]
-        own.copy_(torch.maximum(own, own.mT)).diagonal(dim1=1, dim2=2).zero_()
-        matrix[:, :top, top:end] = matrix[:, top:end, :top].mT
-    if not any(map(len, copies)):
-        return squares, None
-    sample, point, lower = torch.cat(copies).unbind(1)
-    original = torch.arange(N, device=exact.device).repeat(c)
-    original.scatter_reduce_(0, sample * N + point, lower, "amin")
-    return squares, original.view(c, N)
+        _mirror(found, matrix, top)
+    return squares, original if (original != itself).any() else None
 
 
-def _subtract(exact: Tensor, top: int, found: Tensor, pairs: Tensor) -> Tensor:
-    """Take the squared distances of near pairs from differences.
+def _blocks(N: int) -> list[tuple[int, int]]:
+    """First and last row of the blocks of about `_SIDE` that a matrix is filled by."""
+    side = -(-N // -(-N // _SIDE))
+    return [(top, min(top + side, N)) for top in range(0, N, side)]
+
+
+def _mirror(found: Tensor, matrix: Tensor, top: int) -> None:
+    """Put rows [c, R, C] up to the diagonal, which are those from `top` on, into both halves."""
+    end = top + found.shape[1]
+    matrix[:, top:end, :end] = found
+    own = matrix[:, top:end, top:end]
+    own.copy_(own.tril(-1)).add_(own.mT.clone())
+    matrix[:, :top, top:end] = matrix[:, top:end, :top].mT
+
+
+def _subtract(exact: Tensor, top: int, found: Tensor, pairs: Tensor, original: Tensor) -> None:
+    """Take the squared distances of near pairs from differences, and note who is a copy of whom.
+
+    What a copy's own entries hold does not matter: they are replaced by those of its original. So
+    it is looked for first, in the lowest that is near, and its other pairs are spared.
 
     Args:
         exact: [c, N, D] float64.
         top: the point of row 0 of `found`.
-        found: [c, R, C] float64, corrected in place.
-        pairs: [M, 3] int64, sample, row and column of each pair.
-
-    Returns:
-        [Q, 3] int64: sample, point and copy of it.
+        found: [c, R, C] float64, corrected in place below the diagonal.
+        pairs: [M, 3] int64, sample, row and column of each pair, in this order.
+        original: [c, N] int64 lowest copy of each point, corrected in place.
     """
-    copies = []
-    for some in pairs.split(_PAIRS):
-        sample, row, column = some.unbind(1)
-        apart = (exact[sample, top + row] - exact[sample, column]).square_().sum(-1)
-        found[sample, row, column] = apart
-        copies.append(torch.stack((sample, top + row, column), 1)[apart == 0])
-    return torch.cat(copies)
+
+    def subtract(some: Tensor) -> None:
+        for sample, row, column in (part.unbind(1) for part in some.split(_PAIRS)):
+            apart = (exact[sample, top + row] - exact[sample, column]).square_().sum(-1)
+            found[sample, row, column] = apart
+            copy = (sample * original.shape[1] + top + row)[apart == 0]
+            original.view(-1).scatter_reduce_(0, copy, column[apart == 0], "amin")
+
+    pairs = pairs[pairs[:, 2] < top + pairs[:, 1]]
+    is_first = torch.ones(len(pairs), dtype=torch.bool, device=pairs.device)
+    is_first[1:] = (pairs[1:, :2] != pairs[:-1, :2]).any(1)
+    subtract(pairs[is_first])
+    is_copy = original != torch.arange(original.shape[1], device=pairs.device)
+    sample, row, column = pairs.unbind(1)
+    subtract(pairs[~(is_first | is_copy[sample, top + row] | is_copy[sample, column])])
 
 
 def _check(points: Tensor, metric: str, p: float) -> None:
