@@ -22,15 +22,15 @@ def options(*argv):
 def test_a_table_with_every_contender():
     small = ("--dim", 8, "--rounds", 1)
     table = cluster.run(options("--sizes", "2,30,5", "3,21,7", *small))
-    names = (cluster.GRAM, cluster.OURS, cluster.SPECTRAL, cluster.PUBLISHED)
+    names = (cluster.GRAM, cluster.EIGEN, cluster.OURS, cluster.SPECTRAL, cluster.PUBLISHED)
     assert [row[:2] for row in table.rows] == [
         (name, size) for size in ("2,30,5", "3,21,7") for name in names
     ]
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert all(value > 0 for row in table.rows for value in row[2:])
     assert "of ttvr in 2 of 2 problems with exact distances" in table.notes[1]
-    table = cluster.run(options("--sizes", "2,9,5", "--no-published", "--gaussian", *small))
-    assert [(row[0], row[5]) for row in table.rows] == [(name, "-") for name in names[:3]]
+    table = cluster.run(options("--sizes", "2,9,5", "--no-published", "--redundant", *small))
+    assert [(row[0], row[5]) for row in table.rows] == [(name, "-") for name in names[:4]]
 
 
 def test_memory_is_that_of_the_tensors():
