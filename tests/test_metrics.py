@@ -13,7 +13,7 @@ from ttvr.errors import TtvrError
 
 NAMES = ("R@1", "R@5", "R@10", "MdR", "MnR")
 POLICIES = ("optimistic", "average", "pessimistic")
-SHARE = {"optimistic": 0.0, "average": 0.5, "pessimistic": 1.0}
+SHARE = {"optimistic": 0.0, "average": 0.5, "pessimistic": 1.0, "shared": 0.5}
 
 
 @st.composite
@@ -84,6 +84,24 @@ def test_ranks_and_summary_equal_the_slow_loop(problem, ties):
         assert found["t2v"]["tie_fraction"] == pytest.approx(np.mean(tied))
     assert (found["t2v"]["queries"], found["v2t"]["queries"]) == (len(owner), len(set(owner)))
     assert (found["captions"], found["videos"]) == sims.shape
+
+
+@settings(deadline=None)
+@given(problems())
+def test_shared_recalls_are_the_mean_over_all_orders_of_equal_scores(problem):
+    sims, owner = problem
+    found = metrics.summary(sims, owner, ties="shared")
+    ends = [slow_text(sims, owner, ties) for ties in ("optimistic", "pessimistic")]
+    for k in (1, 5, 10):
+        places = [range(int(first), int(last) + 1) for first, last in zip(*ends, strict=True)]
+        chances = [sum(place < k for place in each) / len(each) for each in places]
+        assert found["t2v"][f"R@{k}"] == pytest.approx(100 * np.mean(chances))
+    average = metrics.summary(sims, owner, ties="average")
+    for way in ("t2v", "v2t"):
+        assert [found[way][name] for name in ("MdR", "MnR")] == [
+            average[way][name] for name in ("MdR", "MnR")
+        ]
+    assert metrics.ranks(sims, owner, "shared").tolist() == slow_text(sims, owner, "shared")
 
 
 @settings(deadline=None)

@@ -1,8 +1,7 @@
 """Ranks and recalls of a similarity matrix, in both directions, with ties and NaN defined.
 
-A rank is the number of candidates that score higher than the right one, plus a share of those that
-score the same. The published code sorts instead and lists every tied position; on finite scores
-without ties both agree, and `compat="clip4clip"` gives the published numbers on all others.
+A rank counts the candidates that score higher than the right one and a share of those that score
+the same. The published code lists every tied position instead: `compat="clip4clip"` does so too.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import numpy as np
 
 from ttvr.errors import TtvrError
 
-TIES = {"optimistic": 0.0, "average": 0.5, "pessimistic": 1.0}
+TIES = {"optimistic": 0.0, "average": 0.5, "pessimistic": 1.0, "shared": 0.5}
+"""What part of equal scores a rank counts; "shared" recalls are means over all orders of them."""
 LEVELS = ("group", "sentence")
 RECALLS = (1, 5, 10)
 
@@ -64,6 +64,9 @@ class _Counts(NamedTuple):
     def ranks(self, ties: str) -> np.ndarray:
         return self.greater + TIES[ties] * self.equal
 
+    def chances(self, k: int) -> np.ndarray:
+        return ((k - self.greater) / (self.equal + 1)).clip(0, 1)  # to be among the first k
+
 
 def ranks(sims: np.ndarray, owner: Sequence[int], ties: str = "average") -> np.ndarray:
     """Text to video: the rank of each caption's own video among all videos.
@@ -71,7 +74,7 @@ def ranks(sims: np.ndarray, owner: Sequence[int], ties: str = "average") -> np.n
     Args:
         sims: [Nt, Nv] scores, higher is better; any real dtype, compared as it is.
         owner: [Nt], the column of each caption's video.
-        ties: "average", "optimistic" or "pessimistic": equal scores count half, not, or in full.
+        ties: one of `TIES`: equal scores count half, not, or in full.
 
     Returns:
         [Nt] float64, 0 is first.
@@ -122,7 +125,7 @@ def summary(
         sims: [Nt, Nv] scores, higher is better.
         owner: [Nt], the column of each caption's video. Videos without a caption are candidates
             for texts, and no queries.
-        ties: as in `ranks`.
+        ties: as in `ranks`; "shared" shares out recalls too, as `TIES` says.
         compat: "clip4clip" gives what the published code prints: every tied position is an entry,
             queries whose own score is not finite are dropped, and with several captions per video
             the median of text to video is the lower one.
@@ -159,8 +162,8 @@ def _direction(
     problem: _Problem, level: str, ties: str, compat: str | None, missed: tuple[int, int]
 ) -> dict[str, float]:
     counts = _text_counts(problem) if level == "text" else _video_counts(problem, level)
-    lower = False
-    if compat is None:
+    lower, shared = False, None if ties != "shared" or compat else counts
+    if not compat:
         entries = counts.ranks(ties)
     elif level == "text" and not problem.single:
         entries, lower = _sorted_positions(problem), True
@@ -168,19 +171,22 @@ def _direction(
         entries = _tied_positions(counts)
     queries = len(counts.greater) + missed[0]
     tied = float(np.count_nonzero(counts.equal > 0) / queries)
-    return {**_measures(entries, missed, lower), "queries": queries, "tie_fraction": tied}
+    return _measures(entries, missed, lower, shared) | {"queries": queries, "tie_fraction": tied}
 
 
-def _measures(entries: np.ndarray, missed: tuple[int, int], lower: bool) -> dict[str, float]:
+def _measures(
+    entries: np.ndarray, missed: tuple[int, int], lower: bool, shared: _Counts | None
+) -> dict[str, float]:
     """The measures of ranks from 0; `missed` queries take the last of so many ranks."""
     absent, candidates = missed
     if len(entries) == 0:
         raise TtvrError("no query with a finite score: there is nothing to measure")
     everyone = np.sort(np.concatenate([entries, np.full(absent, candidates - 1.0)]))
-    recalls = {f"R@{k}": 100.0 * np.sum(entries < k) / len(everyone) for k in RECALLS}
+    hits = {k: shared.chances(k) if shared else entries < k for k in RECALLS}
+    recalls = {f"R@{k}": 100.0 * hits[k].sum() / len(everyone) for k in RECALLS}
     middle = everyone[(len(everyone) - 1) // 2] if lower else np.median(everyone)
-    total = sum(recalls.values())
-    found = {**recalls, "MdR": middle + 1, "MnR": everyone.mean() + 1, "RSum": total}
+    recalls["RSum"] = sum(recalls.values())
+    found = {**recalls, "MdR": middle + 1, "MnR": everyone.mean() + 1}
     return {name: float(value) for name, value in found.items()}
 
 

@@ -50,9 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     measure = made.add_argument_group("measures")
     measure.add_argument(
         "--ties",
-        choices=("average", "optimistic", "pessimistic"),
-        default="average",
-        help="equal scores count half, not, or in full",
+        choices=("average", "optimistic", "pessimistic", "shared"),
+        help="equal scores count half in a rank, not, or in full; shared: half, and recalls are "
+        "means over all orders of equal scores (default: average, with twins shared)",
     )
     measure.add_argument(
         "--compat",

@@ -68,7 +68,7 @@ def evaluate(
     encode: Encode | None = None,
     texts: Features | None = None,
     missing: str = "error",
-    ties: str = "average",
+    ties: str | None = None,
     compat: str | None = None,
 ) -> Result:
     """Rank every video for every caption and every caption for every video.
@@ -87,7 +87,7 @@ def evaluate(
         texts: a text folder that holds the captions, already encoded.
         missing: what becomes of captions whose video has no features. "error"; "skip" leaves them
             out; "miss" counts them as never found, in both directions.
-        ties: as in `metrics.ranks`.
+        ties: as in `metrics.summary`; None is "shared" where videos have twins, else "average".
         compat: as in `metrics.summary`.
 
     Raises:
@@ -109,6 +109,7 @@ def evaluate(
     missed = (len(pairs.videos) - len(kept), len(absent)) if missing == "miss" else (0, 0)
     owner = [rows[pairs.videos[at]] for at in kept]
     shared = tied(sims, pairs.twins, rows)
+    ties = ties or ("shared" if pairs.twins else "average")
     measured = metrics.summary(shared, owner, ties=ties, compat=compat, missed=missed)
     if pairs.twins:
         measured["twins"] = preference(shared, owner, pairs.twins, rows)
