@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ttvr.records import Split
 
 CLIPS, SENTENCES, TOP = 64, 5, 3
-STEADY = ("still", "relation", "blink")
-"""Events in which nothing goes anywhere: the model averages over frames, so it knows no order."""
-_OF_A_KIND = 2
+STEADY = {"still": 2, "relation": 1, "bounce": 2, "blink": 1}
+"""Events that are the same backwards, and how many sentences may tell of one: the model averages
+over frames, so it knows no order."""
 _BROKEN = {"mp4": 600, "images": 300}  # bytes that are left: of the tables, of a picture
 _PUBLIC = "ViT-B/32"
 
@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _asked(split: Split) -> list[int]:
-    """The clips that sentences are asked for: the first few in which nothing moves.
+    """The clips that sentences are asked for: the first few of `STEADY` events.
 
     Raises:
         UsageError: there are none among so few.
@@ -105,7 +105,7 @@ def _asked(split: Split) -> list[int]:
     kinds: Counter[str] = Counter()
     for number, clip in enumerate(split.clips):
         kind = scene_of(clip.id).kind
-        if kind in STEADY and kinds[kind] < _OF_A_KIND and len(chosen) < SENTENCES:
+        if kinds[kind] < STEADY.get(kind, 0) and len(chosen) < SENTENCES:
             chosen.append(number)
             kinds[kind] += 1
     if not chosen:
