@@ -69,7 +69,7 @@ def test_list(run, place, archive):
     rows = [line.split("\t") for line in out.splitlines()]
     names = ["default", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"]
     assert [row[0] for row in rows] == names
-    assert rows[0] == ["default", "ttvr-tiny.npz", "-", "-", "-"]
+    assert rows[0] == ["default", "ttvr-tiny.npz", "about 3 MB", "fc8124449713", "-"]
     assert rows[1] == ["ViT-B/32", "ViT-B-32.pt", "about 354 MB", "40d365715913", "-"]
     found = str(place / "weights" / "ViT-B-16.pt")
     assert rows[2] == ["ViT-B/16", "ViT-B-16.pt", "1.5 MB", "5806e77cd80f", found]

@@ -49,7 +49,14 @@ class Entry(NamedTuple):
 
 
 ENTRIES = (
-    Entry("ttvr-tiny", "ttvr-tiny.npz", 0, aliases=(DEFAULT,), is_shipped=True),
+    Entry(
+        "ttvr-tiny",
+        "ttvr-tiny.npz",
+        3,
+        "fc812444971335665f2ee41062a870b941c6bf200bcf7d5b642137257301198d",
+        aliases=(DEFAULT,),
+        is_shipped=True,
+    ),
     Entry(
         "ViT-B/32",
         "ViT-B-32.pt",
