@@ -72,7 +72,7 @@ def test_identity_tells_what_belongs_together(tmp_path, checkpoint):
 def test_what_cannot_be_is_refused(tmp_path, checkpoint):
     with pytest.raises(UsageError, match="meanp"):
         ttvr.load(checkpoint, head="mean_p")
-    with pytest.raises(UsageError, match="this version has none"):
+    with pytest.raises(UsageError, match="kmedoids@6:4,49: BLOCK is 0 to 1"):
         ttvr.load(checkpoint, reduce=["kmedoids@6:4,49"])
     with pytest.raises(UsageError, match="toaster"):
         ttvr.load(checkpoint, device="toaster")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 SCALE = "clip.logit_scale"
+_CLIP = ("clip.", "reducers.")
 
 
 def parameter_groups(
@@ -26,7 +27,8 @@ def parameter_groups(
     to shrink.
 
     Args:
-        parameters: names and tensors of a retriever; CLIP's begin with `clip.`.
+        parameters: names and tensors of a retriever; CLIP's begin with `clip.`, and those with
+            `reducers.`, which start as CLIP's, learn as fast.
         lr: peak learning rate of all but CLIP.
         clip_lr: peak learning rate of CLIP.
         scale_lr_factor: times `clip_lr` is that of the logit scale.
@@ -38,7 +40,7 @@ def parameter_groups(
     rates = {"clip": clip_lr, "new": lr, "scale": clip_lr * scale_lr_factor}
     members: dict[tuple[str, bool], list[Tensor]] = {}
     for name, tensor in parameters:
-        part = "scale" if name == SCALE else "clip" if name.startswith("clip.") else "new"
+        part = "scale" if name == SCALE else "clip" if name.startswith(_CLIP) else "new"
         has_decay = tensor.ndim >= 2 and "embedding" not in name
         members.setdefault((part, has_decay), []).append(tensor)
     return [

@@ -24,6 +24,7 @@ class Recipe:
     Attributes:
         head: name of the similarity head.
         head_options: its options, as (name, value) pairs.
+        reduce: token reducers of the visual tower, each as `--reduce` takes it.
         frames: T, frames taken of a video.
         words: L, tokens of a text that a head with matrices of that size is built for.
         sampler: which frames: "segment" (middle of equal parts) or "linspace" (CLIP4Clip's).
@@ -48,6 +49,7 @@ class Recipe:
 
     head: str = "meanp"
     head_options: Options = ()
+    reduce: tuple[str, ...] = ()
     frames: int = 12
     words: int = 32
     sampler: str = "segment"
@@ -114,7 +116,7 @@ def parse(assignment: str) -> tuple[str, Any]:
     """The setting and the value of a text `name=value`, for `from_settings`.
 
     Numbers are written as in JSON, betas as `0.9,0.98`, head_options as `name=value,name=value`,
-    what is not set as `none`.
+    several reducers with spaces between, what is not set as `none`.
 
     Raises:
         UsageError: no such setting, or a text that is no value of it.
@@ -128,6 +130,8 @@ def parse(assignment: str) -> tuple[str, Any]:
     if name == "head_options":
         pairs = [part.partition("=")[::2] for part in text.split(",") if part]
         return name, [[key, _plain(value)] for key, value in pairs]
+    if name == "reduce":
+        return name, text.split()
     return name, [_plain(part) for part in text.split(",")] if "," in text else _plain(text)
 
 
@@ -143,6 +147,10 @@ def _plain(text: str) -> int | float | str | bool | None:
 def _typed(name: str, value: Any, hint: Any) -> Any:
     if name == "head_options":
         return _options(value)
+    if name == "reduce":
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise UsageError(f"reduce is a list of token reducers, got {value!r}")
+        return () if tuple(value) == ("none",) else tuple(value)
     if name == "betas":
         is_pair = isinstance(value, list | tuple) and len(value) == 2
         if not is_pair or not all(_is_number(part) and 0 <= part < 1 for part in value):
@@ -189,5 +197,6 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     return {
         **made,
         "head_options": [list(pair) for pair in recipe.head_options],
+        "reduce": list(recipe.reduce),
         "betas": list(recipe.betas),
     }

@@ -81,7 +81,7 @@ def run(
         folder,
         [item.source for item in inputs],
         settings=settings(retriever, options, provenance),
-        pad=retriever.pad_frame().cpu().numpy(),
+        pad=retriever.pad_frame(options.frames).cpu().numpy(),
         resume=resume,
         overwrite=overwrite,
         retry_failed=retry_failed,

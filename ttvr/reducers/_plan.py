@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ttvr.reducers._base import TokenReducer
 
 GRAMMAR = "NAME[@BLOCK[:S[,K]]][,option=value]"
+NONE = "none"
 
 _MOST_DIGITS = 6
 _SIZES = ("width", "segments", "centers")
@@ -66,6 +67,12 @@ class Plan:
         """The plan as texts that `parse` takes, in one spelling and order."""
         return list(dict.fromkeys(str(stage) for stage in self.stages.values()))
 
+    @property
+    def segments(self) -> int | None:
+        """T' that is left of any T, or None where frames stay as they are."""
+        counts = [stage.segments for stage in self.stages.values() if stage.segments is not None]
+        return counts[-1] if counts else None
+
     def frames_after(self, frames: int) -> int:
         """T' that is left of T frames.
 
@@ -91,11 +98,14 @@ def parse(texts: Iterable[str]) -> tuple[Stage, ...]:
     """What texts of `--reduce` say, as far as that can be told without the model, or torch.
 
     Args:
-        texts: each one reducer, in any order.
+        texts: each one reducer, in any order; "none" alone is no reduction.
 
     Raises:
         UsageError: a text is not of that form, or names no reducer.
     """
+    texts = tuple(texts)
+    if texts == (NONE,):
+        return ()
     return tuple(_stage(text) for text in texts)
 
 

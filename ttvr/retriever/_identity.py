@@ -34,7 +34,8 @@ def require_same(
 
 
 def _described(model: Mapping[str, Any]) -> str:
+    reduce = " ".join(model["reduce"]) or "none"
     return (
         f"{model['source']} ({model['arch']}, {model['activation']}, head {model['head']}, "
-        f"{model['fingerprint'][:FINGERPRINT_SHOWN]})"
+        f"reduce {reduce}, {model['fingerprint'][:FINGERPRINT_SHOWN]})"
     )

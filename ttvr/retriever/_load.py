@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from ttvr.devices import resolve_device
 from ttvr.errors import IncompatibleError, RequirementError, UsageError
 from ttvr.heads._base import Head
 from ttvr.recipes import Recipe, from_settings
+from ttvr.reducers import NONE, Plan
+from ttvr.retriever import _reduction
 from ttvr.retriever._model import Retriever
 
 SCRATCH = "scratch"
@@ -33,30 +37,52 @@ def load(
     *,
     activation: str | None = None,
     device: str | torch.device = "cpu",
+    frames: int | None = None,
 ) -> Retriever:
     """The model of a checkpoint, in evaluation mode.
 
     Args:
         weights: a path, or a name that `ttvr-weights list` shows.
         head: name of a similarity head; by default the one the checkpoint was trained with.
-        reduce: token reducers; this version has none.
+        reduce: token reducers, each as `--reduce` takes it; none: those the checkpoint was trained
+            with; "none": no reduction.
         activation: quick_gelu or gelu, where the checkpoint does not tell.
         device: as `resolve_device` takes it.
+        frames: T of the videos, where they have another number than the checkpoint was trained on.
 
     Raises:
         RequirementError: the weights or the device are not there.
         IncompatibleError: the file is not a CLIP, or has no weights for this head.
-        UsageError: an unknown head or reducer.
+        UsageError: an unknown head or reducer, or one that does not fit the model or the frames.
     """
-    if reduce:
-        raise UsageError(f"unknown token reducer {reduce[0]!r}; this version has none")
     checkpoint = checkpoints.read(weights)
+    recipe = _recipe(checkpoint, head)
+    takes = [frames or recipe.frames]
+    if reduce:
+        plan = partial(_reduction.plan, texts=reduce, frames=takes)
+    else:
+        whose = f"the recipe of {checkpoint.source}"
+        plan = partial(_reduction.stated, texts=recipe.reduce, frames=takes, by=whose)
+    return _loaded(checkpoint, recipe, plan, activation=activation, device=device)
+
+
+def _loaded(
+    checkpoint: checkpoints.Checkpoint,
+    recipe: Recipe,
+    plan_for: Callable[[CLIP], Plan],
+    *,
+    activation: str | None,
+    device: str | torch.device,
+) -> Retriever:
     activation = _activation(checkpoint, activation)
     clip = clip_model.build(checkpoint.clip, activation=activation)
-    recipe = _recipe(checkpoint, head)
+    plan = plan_for(clip)
+    _reduction.fill(plan, checkpoint, clip, starts_new=False)
+    recipe = replace(recipe, reduce=tuple(plan.canonical))
     retriever = Retriever(
         clip,
-        _head(recipe, checkpoint, clip),
+        _head(recipe, checkpoint, clip, plan),
+        plan=plan,
         recipe=recipe,
         source=checkpoint.source,
         activation=activation,
@@ -81,7 +107,7 @@ def build(
     Raises:
         RequirementError: the weights or the device are not there.
         IncompatibleError: the file is not a CLIP, or its weights do not fit the recipe.
-        UsageError: an unknown head, or unknown sizes.
+        UsageError: an unknown head or reducer, unknown sizes, or a reducer that does not fit.
     """
     scratch, colon, sizes = recipe.weights.partition(":")
     if colon and scratch == SCRATCH:
@@ -92,9 +118,13 @@ def build(
     clip = clip_model.build(checkpoint.clip, activation=activation)
     if recipe.initial_scale is not None:
         clip.logit_scale.data.fill_(math.log(recipe.initial_scale))
-    head = _head(recipe, checkpoint, clip, starts_new=True)
+    frames = [recipe.frames, recipe.train_frames or recipe.frames]
+    plan = _reduction.plan(clip, recipe.reduce, frames=frames)
+    _reduction.fill(plan, checkpoint, clip, starts_new=True)
+    recipe = replace(recipe, reduce=tuple(plan.canonical))
+    head = _head(recipe, checkpoint, clip, plan, starts_new=True)
     source = checkpoint.source
-    made = Retriever(clip, head, recipe=recipe, source=source, activation=activation)
+    made = Retriever(clip, head, plan=plan, recipe=recipe, source=source, activation=activation)
     return made.to(resolve_device(device)).train()
 
 
@@ -125,7 +155,16 @@ def load_for(
                 f"the weights that made the features, {weights}, are not there any more; pass "
                 f"their new place with -w ({error})"
             ) from error
-    return load(weights, head, made_with["reduce"], activation=activation, device=device)
+    checkpoint = checkpoints.read(weights)
+    recipe = _recipe(checkpoint, head)
+    # Of how many frames the features were made does not matter any more.
+    plan = partial(
+        _reduction.stated,
+        texts=made_with["reduce"] or [NONE],
+        frames=(),
+        by="the features were made with other weights",
+    )
+    return _loaded(checkpoint, recipe, plan, activation=activation, device=device)
 
 
 def _from_scratch(recipe: Recipe, sizes: str) -> checkpoints.Checkpoint:
@@ -176,10 +215,15 @@ def _recipe(checkpoint: checkpoints.Checkpoint, head: str | None) -> Recipe:
 
 
 def _head(
-    recipe: Recipe, checkpoint: checkpoints.Checkpoint, clip: CLIP, *, starts_new: bool = False
+    recipe: Recipe,
+    checkpoint: checkpoints.Checkpoint,
+    clip: CLIP,
+    plan: Plan,
+    *,
+    starts_new: bool = False,
 ) -> Head:
     """The head with the checkpoint's weights; one not trained yet is refused or `starts_new`."""
-    sizes = {"width": clip.width, "frames": recipe.frames, "words": recipe.words}
+    sizes = {"width": clip.width, "frames": plan.segments or recipe.frames, "words": recipe.words}
     stored = checkpoint.recipe
     trained = bool(stored) and stored.get("head", Recipe.head) == recipe.head
     try:

@@ -16,6 +16,8 @@ from ttvr.files import write
 from ttvr.heads._base import Head
 from ttvr.recipes import Recipe, settings_of
 from ttvr.records import Batch, TextFeatures, VideoFeatures
+from ttvr.reducers import Plan
+from ttvr.retriever._reduction import as_module
 
 FINGERPRINT_DIGITS = 16
 
@@ -33,6 +35,7 @@ class Retriever(nn.Module):
         source: name or path of the checkpoint.
         note: what the checkpoint says of itself; mostly empty.
         activation: of CLIP's MLPs.
+        plan: token reducers that act in the visual tower; None: none do.
     """
 
     def __init__(
@@ -44,10 +47,13 @@ class Retriever(nn.Module):
         source: str,
         activation: str,
         note: str = "",
+        plan: Plan | None = None,
     ) -> None:
         super().__init__()
         self.clip = clip
         self.head = head
+        self.plan = plan or Plan({}, {}, 0)
+        self.reducers = as_module(self.plan)
         self.recipe = recipe
         self.source = source
         self.note = note
@@ -75,8 +81,12 @@ class Retriever(nn.Module):
             frames: [B, T, 3, H, W] normalized pixels.
             mask: [B, T] bool, True = real.
             patches: return the projected patch tokens too.
+
+        Returns:
+            As `VisionTransformer.forward`: segments in place of frames where reducers made some.
         """
-        return self.clip.encode_video(frames.to(self.device), mask.to(self.device), patches=patches)
+        frames, mask = frames.to(self.device), mask.to(self.device)
+        return self.clip.encode_video(frames, mask, self.plan.reducers, patches=patches)
 
     def features(self, batch: Batch) -> tuple[TextFeatures, VideoFeatures]:
         """Both towers on a batch, in float32 whatever the precision they ran in."""
@@ -104,10 +114,17 @@ class Retriever(nn.Module):
         return losses
 
     @torch.inference_mode()
-    def pad_frame(self) -> Tensor:
-        """[D] float32: what an all-zero frame becomes, which unmasked heads see as padding."""
-        size = self.clip.image_size
-        return self.clip.encode_image(torch.zeros(1, 3, size, size, device=self.device))[0].float()
+    def pad_frame(self, frames: int = 1) -> Tensor:
+        """[D] float32: what an all-zero frame becomes, which unmasked heads see as padding.
+
+        Args:
+            frames: T of the videos. With token reducers it is the last segment of a video that is
+                padding alone.
+        """
+        size, T = self.clip.image_size, frames if self.plan.reducers else 1
+        pixels = torch.zeros(1, T, 3, size, size, device=self.device)
+        mask = torch.zeros(1, T, dtype=torch.bool, device=self.device)
+        return self.clip.encode_video(pixels, mask, self.plan.reducers).frames[0, -1].float()
 
     def identity(self) -> dict[str, Any]:
         """The `model` entry of a feature folder: what decides which features belong together.
@@ -118,7 +135,8 @@ class Retriever(nn.Module):
         state = self.clip.state_dict()
         fingerprint = checkpoints.fingerprint(state)
         options = dict(self.recipe.head_options)
-        base = _digest([fingerprint, self.activation, []])
+        reduction: list[Any] = self.plan.canonical
+        base = _digest([fingerprint, self.activation, [*reduction, *self._learned()]])
         head = [self.head_name, options, checkpoints.fingerprint(self.head.state_dict())]
         return {
             "arch": checkpoints.arch(state),
@@ -128,10 +146,15 @@ class Retriever(nn.Module):
             "note": self.note,
             "head": self.head_name,
             "head_options": options,
-            "reduce": [],
+            "reduce": reduction,
             "base": base,
             "space": _digest([base, *head]),
         }
+
+    def _learned(self) -> list[str]:
+        """The fingerprint of what reducers have learned, where they learn at all."""
+        state = self.reducers.state_dict()
+        return [checkpoints.fingerprint(state)] if state else []
 
     @property
     def head_name(self) -> str:
@@ -144,7 +167,7 @@ class Retriever(nn.Module):
             "format": checkpoints.RUN_FORMAT,
             "clip": {name: tensor.cpu() for name, tensor in self.clip.state_dict().items()},
             "head": {name: tensor.cpu() for name, tensor in self.head.state_dict().items()},
-            "reducers": {},
+            "reducers": {name: tensor.cpu() for name, tensor in self.reducers.state_dict().items()},
             "recipe": settings_of(self.recipe),
             "activation": self.activation,
         }

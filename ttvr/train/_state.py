@@ -188,7 +188,9 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
             f"{path}: format {found!r}, this ttvr goes on with {FORMAT!r}; pass another -o, or "
             "--overwrite to start anew"
         )
-    if differing := _differences(stored["made_from"], made_from):
+    # A setting that was not there yet had what is its default now.
+    settings = {**settings_of(Recipe()), **stored["made_from"]["recipe"]}
+    if differing := _differences({**stored["made_from"], "recipe": settings}, made_from):
         raise IncompatibleError(
             f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "
             "use the same settings and data, another -o, or --overwrite to start anew"
