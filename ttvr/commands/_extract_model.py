@@ -19,7 +19,14 @@ def load_model(args: argparse.Namespace) -> Retriever:
     """The model that the flags name."""
     from ttvr import retriever
 
-    made = retriever.load(args.weights, args.head, activation=args.activation, device=args.device)
+    made = retriever.load(
+        args.weights,
+        args.head,
+        args.reduce or (),
+        activation=args.activation,
+        device=args.device,
+        frames=args.frames,
+    )
     spare_threads(made)
     return made
 

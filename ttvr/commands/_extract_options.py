@@ -85,7 +85,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
-    _options.add(group, "weights", "head", "device", "precision", "batch-size")
+    _options.add(group, "weights", "head", "reduce", "device", "precision", "batch-size")
 
 
 def _add_frames(group: argparse._ArgumentGroup) -> None:

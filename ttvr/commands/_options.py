@@ -6,8 +6,9 @@ import argparse
 import os
 from collections.abc import Callable
 
-from ttvr import plugins
+from ttvr import plugins, reducers
 from ttvr.clip import ACTIVATIONS
+from ttvr.errors import UsageError
 
 MOST_JOBS = 8
 
@@ -41,6 +42,15 @@ def seconds(text: str) -> float:
     return value
 
 
+def _reducer(text: str) -> str:
+    """A token reducer, or `none`; checked as far as the model is not needed."""
+    try:
+        reducers.parse([text])
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def default_jobs() -> int:
     """Of `--jobs`: the processors this process may use, at most 8."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -71,6 +81,18 @@ def _head(group: argparse._ArgumentGroup) -> None:
         "--head",
         choices=plugins.names("heads"),
         help="similarity head; by default the one the weights were trained with, else meanp",
+    )
+
+
+def _reduce(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--reduce",
+        type=_reducer,
+        action="append",
+        metavar="NAME@BLOCK:S,K",
+        help=f"token reducer ({', '.join(plugins.names('reducers'))}) after BLOCK blocks: S "
+        "segments of K tokens each; then option=value,...; repeatable; none: no reduction "
+        "(default: what the weights were trained with)",
     )
 
 
@@ -139,6 +161,7 @@ _SHARED: dict[str, Callable[[argparse._ArgumentGroup], None]] = {
     "out": _out,
     "weights": _weights,
     "head": _head,
+    "reduce": _reduce,
     "device": _device,
     "precision": _precision,
     "batch-size": _batch_size,

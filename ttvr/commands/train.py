@@ -33,7 +33,17 @@ _EXAMPLES = (
     "ttvr-train --data synthetic --recipe ttvr-tiny --set lr=6e-4 --limit 9600 -o runs/short",
     "ttvr-train --data synthetic --recipe ttvr-tiny --dry-run",
 )
-_SETTINGS = ("weights", "head", "batch_size", "frames", "precision", "seed", "epochs", "lr")
+_SETTINGS = (
+    "weights",
+    "head",
+    "reduce",
+    "batch_size",
+    "frames",
+    "precision",
+    "seed",
+    "epochs",
+    "lr",
+)
 """Flags that stand for settings of the recipe."""
 
 log = logging.getLogger(__name__)
@@ -86,10 +96,11 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     )
     _options.add(
         group,
-        *("weights", "head", "batch-size", "precision", "seed"),
+        *("weights", "head", "reduce", "batch-size", "precision", "seed"),
         weights="where training starts: a checkpoint, a name that `ttvr-weights list` shows, or "
         "scratch:SIZES, as in scratch:ttvr-tiny",
         head="similarity head; it starts with the weights that a checkpoint has for it",
+        reduce="token reducer, as of `ttvr-extract`, here of the model that learns; repeatable",
         batch_size="captions per step",
         precision="autocast of the model in training",
     )
