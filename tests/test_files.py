@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 import signal
@@ -38,19 +39,24 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """No file of this process may be larger than 10 kB, as on a disk that is nearly full."""
+    """No file of this process may be larger than 10 kB, as on a disk that is nearly full.
+
+    For the moment of writing alone: pytest's own log may be a larger file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize("size", [4000, 1_000_000])
-def test_a_full_disk_is_named_whoever_writes(tmp_path, small_files, size):
+def test_a_full_disk_is_named_whoever_writes(tmp_path, size):
     path = tmp_path / "a.pt"
     path.write_bytes(b"old")
     writers = (
@@ -58,7 +64,7 @@ def test_a_full_disk_is_named_whoever_writes(tmp_path, small_files, size):
         lambda file: file.write(b"x" * 4 * size),
     )
     for content in writers:
-        with pytest.raises(OSError, match=r"a\.pt") as caught:
+        with pytest.raises(OSError, match=r"a\.pt") as caught, small_files():
             write(path, content)
         assert caught.value.errno == errno.EFBIG
         assert path.read_bytes() == b"old"
