@@ -167,6 +167,14 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed):
+    line = f'"{sys.executable}" -m ttvr weights list {closed}'
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
 def test_progress_that_nobody_reads_does_not_stop_the_work():
     code = (
         "import sys, time\nfrom ttvr.commands import _run\n"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
 
 from ttvr import __version__
 from ttvr.commands._progress import mute
@@ -88,6 +91,8 @@ def execute(
         run: the command's work; imports what is heavy itself, so wrong use is answered at once.
         argv: arguments without the program's name; None takes the process's own.
     """
+    # Python has no stream where the caller closed one (`>&-`).
+    sys.stdout, sys.stderr = (stream or _nowhere() for stream in (sys.stdout, sys.stderr))
     args = _parse(made, argv)
     _set_up_logging(args)
     # A path may hold bytes that are no UTF-8: they go out as they came in.
@@ -127,6 +132,10 @@ def _what_then(made: Parser, args: argparse.Namespace) -> str:
     # Typed again with it, it would start anew.
     how = "without --overwrite" if getattr(args, "overwrite", False) else "run again"
     return f"; the same command {how} goes on from here"
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _parse(made: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
