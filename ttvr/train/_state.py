@@ -70,6 +70,7 @@ class State:
 
     def save(self, folder: Path, parts: Parts, made_from: Mapping[str, Any]) -> None:
         """Write `last.pt`, whole or not at all."""
+        device = parts.model.device
         content = {
             "format": FORMAT,
             "made_from": made_from,
@@ -81,7 +82,7 @@ class State:
             "optimizer": parts.optimizer.state_dict(),
             "scaler": parts.scaler.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
         write(folder / LAST, lambda file: torch.save(content, file))
 
@@ -112,8 +113,9 @@ def begin(
     parts.optimizer.load_state_dict(stored["optimizer"])
     parts.scaler.load_state_dict(stored["scaler"])
     torch.set_rng_state(stored["rng"])
-    if stored["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(stored["cuda_rng"])
+    device = parts.model.device
+    if stored["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(stored["cuda_rng"], device)
     return State.of(stored)
 
 
