@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,12 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside the repository")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """A command that a test runs in this process sets how much is said: for that test alone."""
+    logger = logging.getLogger("ttvr")
+    before = logger.level
+    yield
+    logger.setLevel(before)
