@@ -60,10 +60,25 @@ def test_load_reduces_as_the_tower_does(checkpoint):
     assert found.patches.shape == (2, 2, 5, 32)
     assert found.mask.tolist() == [[True, True], [True, False]]
     assert plain.frames.shape == (2, 4, 32)
-    assert torch.equal(found.frames, expected.frames)
+    assert torch.equal(found.frames[0], expected.frames[0])
     assert model.recipe == Recipe(reduce=(TWO,))
     assert model.head.frames == 2
     assert ttvr.load(checkpoint, reduce=["token_shift"]).head.frames == 12
+
+
+@pytest.mark.parametrize("reduce", [TWO, "pooling@1:2", "temporal_shift", f"{TWO},mask=true"])
+def test_padding_is_the_last_frame_again(checkpoint, reduce):
+    """As CenterCLIP's loader has it: gray frames would be clustered, and their class token meant."""
+    model = ttvr.load(checkpoint, reduce=[reduce])
+    frames, _ = videos()
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    repeated = torch.stack([frames[0, [0, 1, 2, 2]], frames[1, [0, 0, 0, 0]]])
+    with torch.inference_mode():
+        found = model.encode_video(frames, mask)
+        zeros = model.encode_video(frames * mask[:, :, None, None, None], mask)
+        expected = model.clip.encode_video(repeated, mask, model.plan.reducers)
+    assert torch.equal(found.frames, expected.frames)
+    assert torch.equal(zeros.frames, expected.frames)
 
 
 def test_identity_has_the_plan(checkpoint):

@@ -79,13 +79,16 @@ class Retriever(nn.Module):
 
         Args:
             frames: [B, T, 3, H, W] normalized pixels.
-            mask: [B, T] bool, True = real.
+            mask: [B, T] bool, True = real. What padded frames hold does not matter: reducers, which
+                may see them, find the last real frame again in its place, as published.
             patches: return the projected patch tokens too.
 
         Returns:
             As `VisionTransformer.forward`: segments in place of frames where reducers made some.
         """
         frames, mask = frames.to(self.device), mask.to(self.device)
+        if self.plan.reducers and not mask.all():
+            frames = _with_last_repeated(frames, mask)
         return self.clip.encode_video(frames, mask, self.plan.reducers, patches=patches)
 
     def features(self, batch: Batch) -> tuple[TextFeatures, VideoFeatures]:
@@ -172,6 +175,14 @@ class Retriever(nn.Module):
             "activation": self.activation,
         }
         write(Path(path), lambda file: torch.save(content, file))
+
+
+def _with_last_repeated(frames: Tensor, mask: Tensor) -> Tensor:
+    """Frames [B, T, ...], each that is padding [B, T] replaced by the last real one before it."""
+    B, T = mask.shape
+    place = torch.arange(T, device=mask.device)
+    last = place.where(mask, 0).cummax(dim=1).values  # [B, T]
+    return frames[torch.arange(B, device=mask.device)[:, None], last]
 
 
 def _digest(parts: list[Any]) -> str:
