@@ -68,7 +68,7 @@ def test_load_reduces_as_the_tower_does(checkpoint):
 
 @pytest.mark.parametrize("reduce", [TWO, "pooling@1:2", "temporal_shift", f"{TWO},mask=true"])
 def test_padding_is_the_last_frame_again(checkpoint, reduce):
-    """As CenterCLIP's loader has it: gray frames would be clustered, and their class token meant."""
+    """As CenterCLIP's loader has it: gray frames would be clustered, and their class tokens."""
     model = ttvr.load(checkpoint, reduce=[reduce])
     frames, _ = videos()
     mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
@@ -266,6 +266,18 @@ def test_extract_and_rank(tmp_path, checkpoint, capsys):
     (tmp_path / "q.txt").write_text("a red bar\n")
     assert rank([str(tmp_path / "q.txt"), str(feats)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_texts_do_not_ask_for_frames(tmp_path, checkpoint):
+    """A plan that fits the videos' number of frames, not the default of 12."""
+    torch.save(tiny_state(vocabulary=49408), checkpoint)
+    draw(tmp_path / "videos" / "a.mp4", seed=1)
+    (tmp_path / "q.txt").write_text("a red bar\n")
+    common = ["-w", str(checkpoint), "--activation", "gelu", "--reduce", "kmedoids@1:5,9", "-q"]
+    feats, texts = str(tmp_path / "feats"), str(tmp_path / "texts")
+    assert extract([str(tmp_path / "videos"), "-o", feats, *common, "--frames", "5"]) == 0
+    assert extract(["--text", str(tmp_path / "q.txt"), "-o", texts, *common]) == 0
+    assert Features.open(texts).meta["model"] == Features.open(feats).meta["model"]
 
 
 @pytest.mark.parametrize("main", [extract, train_command])

@@ -26,6 +26,7 @@ def load_model(args: argparse.Namespace) -> Retriever:
         activation=args.activation,
         device=args.device,
         frames=args.frames,
+        is_for_texts=args.text is not None,
     )
     spare_threads(made)
     return made

@@ -38,6 +38,7 @@ def load(
     activation: str | None = None,
     device: str | torch.device = "cpu",
     frames: int | None = None,
+    is_for_texts: bool = False,
 ) -> Retriever:
     """The model of a checkpoint, in evaluation mode.
 
@@ -49,6 +50,7 @@ def load(
         activation: quick_gelu or gelu, where the checkpoint does not tell.
         device: as `resolve_device` takes it.
         frames: T of the videos, where they have another number than the checkpoint was trained on.
+        is_for_texts: no video will be encoded, so no number of frames has to suit the reducers.
 
     Raises:
         RequirementError: the weights or the device are not there.
@@ -57,7 +59,7 @@ def load(
     """
     checkpoint = checkpoints.read(weights)
     recipe = _recipe(checkpoint, head)
-    takes = [frames or recipe.frames]
+    takes = [] if is_for_texts else [frames or recipe.frames]
     if reduce:
         plan = partial(_reduction.plan, texts=reduce, frames=takes)
     else:
@@ -118,6 +120,8 @@ def build(
     clip = clip_model.build(checkpoint.clip, activation=activation)
     if recipe.initial_scale is not None:
         clip.logit_scale.data.fill_(math.log(recipe.initial_scale))
+    if clip.visual is not None:
+        clip.visual.checkpointing = recipe.checkpointing
     frames = [recipe.frames, recipe.train_frames or recipe.frames]
     plan = _reduction.plan(clip, recipe.reduce, frames=frames)
     _reduction.fill(plan, checkpoint, clip, starts_new=True)
