@@ -280,6 +280,17 @@ def test_texts_do_not_ask_for_frames(tmp_path, checkpoint):
     assert Features.open(texts).meta["model"] == Features.open(feats).meta["model"]
 
 
+def test_a_video_without_distances_is_named(tmp_path, checkpoint, capsys, monkeypatch):
+    def encode_video(self, frames, mask, *, patches):
+        return self.clip.encode_video(frames * torch.nan, mask, self.plan.reducers)
+
+    monkeypatch.setattr(retriever.Retriever, "encode_video", encode_video)
+    draw(tmp_path / "a.mp4", seed=1)
+    flags = ["-w", str(checkpoint), "--activation", "gelu", "--reduce", TWO, "-q"]
+    assert extract([str(tmp_path / "a.mp4"), "-o", str(tmp_path / "feats"), *flags]) == 1
+    assert "a.mp4: sample 0: token 0 is NaN" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("main", [extract, train_command])
 def test_a_reducer_that_cannot_be_is_wrong_use(main, capsys):
     with pytest.raises(SystemExit) as end:

@@ -50,7 +50,7 @@ class Encoder:
         try:
             features = self._features(pixels, mask)
             vectors = self._retriever.head.vector_video(features)
-        except RuntimeError as error:
+        except (RuntimeError, TtvrError) as error:
             raise TtvrError(
                 f"the model failed on {', '.join(names)}: {error}; what is done is kept"
             ) from error
