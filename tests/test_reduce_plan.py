@@ -49,6 +49,13 @@ def test_reading(text):
     assert parse([text]) == (READ[text],)
 
 
+def test_none_stands_alone():
+    assert parse(["none"]) == ()
+    for texts in (["none", "token_shift"], ["token_shift", "none"], ["none", "none"]):
+        with pytest.raises(UsageError, match="'none' is no reduction, and stands alone"):
+            parse(texts)
+
+
 def test_several_are_read_in_order():
     assert [stage.block for stage in parse(["kmedoids@8:3,49", "kmedoids@4:6,49"])] == [8, 4]
     assert parse([]) == ()
@@ -185,6 +192,10 @@ CANONICAL = {
     ("spectral@6:4,49,neighbours=none,sigma=2",): ["spectral@6:4,49"],
     ("patch_shift", "token_shift@3"): ["token_shift@3", "patch_shift"],
     ("temporal_shift",): ["temporal_shift"],
+    tuple(f"token_shift@{block}" for block in reversed(range(12))): ["token_shift"],
+    ("patch_shift@11", "patch_shift@10,mask=false"): ["patch_shift"],
+    ("patch_shift@11,mask=true", "patch_shift@10"): ["patch_shift@10", "patch_shift@11,mask=true"],
+    ("patch_shift", "patch_shift@3"): ["patch_shift@3", "patch_shift@10", "patch_shift@11"],
     (): [],
 }
 
@@ -194,6 +205,12 @@ def test_one_spelling(texts):
     made = plan(*texts).canonical
     assert made == CANONICAL[texts]
     assert plan(*made).canonical == made
+
+
+def test_a_stage_keeps_its_block_where_there_is_one_alone():
+    made = plan("kmedoids@0:4,49", "pooling@1:2", layers=2)
+    assert made.canonical == ["kmedoids@0:4,49", "pooling@1:2"]
+    assert plan("pooling@0:4", layers=1).canonical == ["pooling@0:4"]
 
 
 @pytest.mark.parametrize("name", plugins.names("reducers"))

@@ -101,10 +101,12 @@ def parse(texts: Iterable[str]) -> tuple[Stage, ...]:
         texts: each one reducer, in any order; "none" alone is no reduction.
 
     Raises:
-        UsageError: a text is not of that form, or names no reducer.
+        UsageError: a text is not of that form, or names no reducer, or "none" is not alone.
     """
     texts = tuple(texts)
-    if texts == (NONE,):
+    if NONE in texts:
+        if len(texts) > 1:
+            raise UsageError(f"{NONE!r} is no reduction, and stands alone: {' '.join(texts)}")
         return ()
     return tuple(_stage(text) for text in texts)
 
@@ -138,7 +140,8 @@ def build(
                     "one; say @BLOCK"
                 )
             made[block], reducers[block] = _canonical(stage, type(reducer)), reducer
-    plan = Plan(dict(sorted(made.items())), dict(sorted(reducers.items())), patches)
+    made, reducers = _shortest(made, reducers, layers), dict(sorted(reducers.items()))
+    plan = Plan(made, reducers, patches)
     for T in frames:
         plan.frames_after(T)
     return plan
@@ -230,6 +233,21 @@ def _typed(plugin: type[TokenReducer], name: str, value: Any) -> Any:
         expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
         raise UsageError(f"{name} is {expected}, got {_written(value)}")
     return value
+
+
+def _shortest(
+    made: dict[int, Stage], reducers: dict[int, TokenReducer], layers: int
+) -> dict[int, Stage]:
+    """Stages by ascending block, the block said unless all are there that the plug-in chooses."""
+    made = {block: made[block]._replace(block=block) for block in sorted(made)}
+    acting: dict[Stage, list[int]] = {}
+    for block, stage in made.items():
+        if stage.segments is None:
+            acting.setdefault(stage._replace(block=None), []).append(block)
+    for stage, blocks in acting.items():
+        if blocks == list(reducers[blocks[0]].blocks(layers)):
+            made.update(dict.fromkeys(blocks, stage))
+    return made
 
 
 def _canonical(stage: Stage, plugin: type[TokenReducer]) -> Stage:
