@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+METRICS = ("euclidean", "cosine")
+"""What a clustering can measure distances by; the first is Minkowski's, of any order p."""
+
+
 class Clusters(NamedTuple):
     """What a clustering finds, on the device of the points.
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ttvr.cluster import METRICS
 from ttvr.errors import TtvrError
 
-METRICS = ("euclidean", "cosine")
 EPS = 1e-6  # added to a norm before dividing by it, as published
 _BYTES = (2 << 20, 256 << 20)  # in float64 at a time: what a CPU's cache holds; a GPU
 _SIDE = 96  # of a block of the Gram product, about

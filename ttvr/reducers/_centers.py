@@ -12,7 +12,6 @@ from ttvr.clip.model import CLIP
 from ttvr.cluster import Clusters
 from ttvr.reducers._base import SegmentReducer, at_least_float32, require
 
-METRICS = ("euclidean", "cosine")
 AGGREGATIONS = ("medoid", "mean")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ttvr.cluster import Clusters
+from ttvr.cluster import METRICS, Clusters
 from ttvr.cluster.kmedoids import RULES, kmedoids
 from ttvr.reducers._base import require
-from ttvr.reducers._centers import METRICS, ClusterReducer
+from ttvr.reducers._centers import ClusterReducer
 
 
 class KMedoids(ClusterReducer):

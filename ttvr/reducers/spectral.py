@@ -6,12 +6,12 @@ from math import isqrt
 
 from torch import Tensor
 
-from ttvr.cluster import Clusters
+from ttvr.cluster import METRICS, Clusters
 from ttvr.cluster.kmedoids import RULES
 from ttvr.cluster.spectral import GRAPHS, neighborhood, spectral
 from ttvr.errors import UsageError
 from ttvr.reducers._base import require
-from ttvr.reducers._centers import METRICS, ClusterReducer
+from ttvr.reducers._centers import ClusterReducer
 
 EDGES_PER_FRAME = 5
 _FINE_GRID = 100
