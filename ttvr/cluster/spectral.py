@@ -207,12 +207,19 @@ def _rows(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
     scale = torch.where(degrees > 0, degrees.rsqrt(), 0)
     laplacian = (weights * scale[:, :, None]).mul_(scale[:, None]).neg_()
     laplacian.diagonal(dim1=1, dim2=2).add_(torch.where(degrees > 0, 1, _LEFT_OUT))
-    try:
-        vectors = torch.linalg.eigh(laplacian).eigenvectors[..., :k]
-    except torch.linalg.LinAlgError:  # in float32, on some graphs that fall apart
-        vectors = torch.linalg.eigh(laplacian.double()).eigenvectors[..., :k].float()
+    vectors = _lowest(laplacian, k)
     norms = vectors.norm(dim=-1)
     return vectors / (norms + EPS)[..., None], norms
+
+
+def _lowest(laplacian: Tensor, k: int) -> Tensor:
+    """Eigenvectors [B, N, K] of the K lowest eigenvalues."""
+    try:
+        return torch.linalg.eigh(laplacian).eigenvectors[..., :k]
+    except torch.linalg.LinAlgError:  # in float32, on some graphs that fall apart
+        if len(laplacian) > 1:  # the others are to be what they are without it
+            return torch.cat([_lowest(one, k) for one in laplacian.split(1)])
+        return torch.linalg.eigh(laplacian.double()).eigenvectors[..., :k].float()
 
 
 def _warn(weights: Tensor, sigma: float, mask: Tensor | None) -> None:
