@@ -12,6 +12,7 @@ import torch
 from tiny import tiny_state
 from torch.nn import functional as F
 
+from ttvr.clip.layers import Attention
 from ttvr.clip.model import build
 from ttvr.errors import IncompatibleError
 
@@ -211,6 +212,28 @@ def test_a_reducer_acts_at_its_site_as_in_the_loop(site, at):
     found = model.encode_video(frames[None], mask, {at: reducer(shifted, site)}, patches=True)
     torch.testing.assert_close(found.frames[0], expected[:, 0])
     torch.testing.assert_close(found.patches[0], expected[:, 1:])
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("queries", [None, 1])
+def test_what_sees_nothing_gathers_nothing(learns, queries):
+    """Not even NaN, which a softmax over nothing would be, nor in the gradient."""
+    torch.manual_seed(0)
+    attention = Attention(8, 2)
+    for tensor in attention.parameters():
+        torch.nn.init.normal_(tensor)
+    x = torch.randn(2, 5, 8, requires_grad=learns)
+    seen = torch.tensor([[False] * 5, [True, False, True, True, False]])
+    with torch.set_grad_enabled(learns):
+        found = attention(x, seen=seen, queries=queries)
+        alone = attention(x[1:, [0, 2, 3]], queries=queries)
+    expected = attention.out_proj.bias.expand_as(found[0])
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[1, 0], alone[0, 0])
+    if learns:
+        found.sum().backward()
+        assert x.grad.isfinite().all()
+        assert not x.grad[0].any()
 
 
 def test_one_tower_builds_that_tower():

@@ -94,9 +94,11 @@ def _attend(
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(dim=-1) @ v
+    if attn_mask is None:
+        return scores.softmax(dim=-1) @ v
+    # Not of infinities: where nothing is seen, nothing is gathered, in place of NaN.
+    scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1).masked_fill(~attn_mask, 0.0) @ v
 
 
 class Block(nn.Module):
