@@ -1,4 +1,4 @@
-"""`ttvr-show`: what `ttvr-rank --json` found, as a contact sheet."""
+"""`ttvr-show`: what `ttvr-rank --json` found as a contact sheet, or what clustering keeps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 from ttvr.commands import _options
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
+from ttvr.commands._show_centers import ONLY_CENTERS, add_centers, draw_centers
 from ttvr.commands._target import new_file
 from ttvr.errors import TtvrError, UsageError
 from ttvr.files import written
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ttvr.show import Row, Sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+ONLY_HITS = ("top", "columns")
 
 log = logging.getLogger(__name__)
 
@@ -35,29 +39,51 @@ def _parser() -> argparse.ArgumentParser:
     made = parser(
         "show",
         summary="Lines of `ttvr-rank --json` -> a contact sheet: for each query the frames that\n"
-        "were found, with rank, time, id and score. The path of the sheet goes to stdout.",
+        "were found, with rank, time, id and score.\n"
+        "With --centers: a video, or a folder of images -> its frames with the patches that token\n"
+        "clustering keeps, a row per --reduce (CenterCLIP, Figure 5; with --map Figure 1 too).\n"
+        "The path of the picture goes to stdout.",
         examples=[
             "ttvr-rank queries.txt feats/ --json | ttvr-show - -o hits.png",
             "ttvr-show hits.jsonl -o hits.png -k 3 --columns 3 --width 1200 --overwrite",
+            "ttvr-show --centers video.mp4 -o centers.png",
+            "ttvr-show --centers video.mp4 -o two.png --reduce kmedoids@2:4,16 "
+            "--reduce spectral@2:4,16 --map",
         ],
     )
-    made.add_argument("hits", metavar="HITS", help="file of JSON lines, - is stdin")
-    sheet = made.add_argument_group("sheet")
+    made.add_argument("hits", metavar="HITS", nargs="?", help="file of JSON lines, - is stdin")
+    sheet = made.add_argument_group("contact sheet")
     _options.add(sheet, "top")
     sheet.add_argument(
         "--columns", type=_options.positive, default=5, metavar="N", help="tiles side by side"
     )
-    sheet.add_argument(
-        "--width", type=_options.positive, default=1600, metavar="N", help="of the sheet, pixels"
-    )
+    add_centers(made.add_argument_group("cluster centers"))
     output = made.add_argument_group("output")
+    output.add_argument(
+        "--width", type=_options.positive, default=1600, metavar="N", help="of the picture, pixels"
+    )
     _options.add(output, "out", "overwrite", "json", "progress")
     return made
 
 
 def _run(args: argparse.Namespace) -> int:
+    _check(args)
     out = _output(args)
-    from ttvr.show import TALLEST, WIDEST, contact_sheet
+    return _run_hits(args, out) if args.centers is None else _run_centers(args, out)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.hits is None) == (args.centers is None):
+        raise UsageError("expected either HITS, a file of `ttvr-rank --json`, or --centers VIDEO")
+    default = _parser().get_default
+    other = ONLY_CENTERS if args.centers is None else ONLY_HITS
+    if ignored := [f"--{name}" for name in other if getattr(args, name) != default(name)]:
+        which = "with" if args.centers is None else "without"
+        raise UsageError(f"{', '.join(ignored)}: only {which} --centers")
+
+
+def _run_hits(args: argparse.Namespace, out: Path) -> int:
+    from ttvr.show import contact_sheet
 
     rows = read_rows(args.hits, top=args.top)
     total = sum(len(row.shots) for row in rows)
@@ -66,17 +92,24 @@ def _run(args: argparse.Namespace) -> int:
             rows,
             width=args.width,
             columns=args.columns,
-            tallest=WIDEST if out.suffix.lower() == ".webp" else TALLEST,
+            tallest=_tallest(out),
             on_step=lambda is_failed: progress.step(failed=is_failed),
         )
-    _save(sheet, out)
+    _save(sheet.image, out)
     for path, error in sheet.failures.items():
         log.warning("%s: %s", path, error)
-    if args.json:
-        sys.stdout.write(_summary(sheet, out, queries=len(rows), thumbnails=total))
-    else:
-        sys.stdout.write(f"{out}\n")
+    _report(args, out, sheet.image, _summary(sheet, queries=len(rows), thumbnails=total))
     return PARTIAL if sheet.failures else DONE
+
+
+def _run_centers(args: argparse.Namespace, out: Path) -> int:
+    drawn = draw_centers(args, tallest=_tallest(out))
+    _save(drawn.image, out)
+    _report(args, out, drawn.image, drawn.facts)
+    if drawn.is_partial:
+        log.warning("%s: partial: it ends early, or its decoder met errors", args.centers)
+        return PARTIAL
+    return DONE
 
 
 def read_rows(path: str, *, top: int) -> list[Row]:
@@ -133,28 +166,39 @@ def _number(value: Any, key: str) -> float:
 
 
 def _output(args: argparse.Namespace) -> Path:
-    """Where the sheet goes, before any work is done.
+    """Where the picture goes, before any work is done.
 
     Raises:
         UsageError: no place, no image by its suffix, or as `new_file`.
     """
     if args.out is None:
-        raise UsageError("-o is missing: where to write the sheet")
+        raise UsageError("-o is missing: where to write the picture")
     if Path(args.out).suffix.lower() not in SUFFIXES:
         raise UsageError(f"{args.out}: expected one of {', '.join(SUFFIXES)}")
     return new_file(args.out, overwrite=args.overwrite)
 
 
-def _save(sheet: Sheet, out: Path) -> None:
-    with written(out) as partial:
-        sheet.image.save(partial)
+def _tallest(out: Path) -> int:
+    from ttvr.show import TALLEST, WIDEST
+
+    return WIDEST if out.suffix.lower() == ".webp" else TALLEST
 
 
-def _summary(sheet: Sheet, out: Path, *, queries: int, thumbnails: int) -> str:
-    facts = {
-        "out": str(out),
-        "width": sheet.image.width,
-        "height": sheet.image.height,
+def _save(image: Image, out: Path) -> None:
+    with written(out) as partial_file:
+        image.save(partial_file)
+
+
+def _report(args: argparse.Namespace, out: Path, image: Image, facts: dict[str, Any]) -> None:
+    if args.json:
+        facts = {"out": str(out), "width": image.width, "height": image.height, **facts}
+        sys.stdout.write(json.dumps(facts) + "\n")
+    else:
+        sys.stdout.write(f"{out}\n")
+
+
+def _summary(sheet: Sheet, *, queries: int, thumbnails: int) -> dict[str, Any]:
+    return {
         "queries": queries,
         "thumbnails": thumbnails,
         "failed": [
@@ -162,4 +206,3 @@ def _summary(sheet: Sheet, out: Path, *, queries: int, thumbnails: int) -> str:
             for path, error in sheet.failures.items()
         ],
     }
-    return json.dumps(facts) + "\n"
