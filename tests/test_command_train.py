@@ -43,9 +43,10 @@ def test_the_settings_come_from_recipe_set_and_flags(capsys):
         *("--recipe", "ttvr-tiny", "--set", "betas=0.8,0.9", "--set", "train_frames=none"),
         *("--lr", "3e-4", "--epochs", 2, "-b", 7, "--seed", 5, "--precision", "fp32"),
         *("--set", "head_options=gain=2,deep=true", "--set", "word_loss=2", "--frames", 3),
-        *("-w", "x.pt"),
+        *("-w", "x.pt", "--set", "checkpointing=true"),
     )
     changed = {
+        "checkpointing": True,
         "betas": [0.8, 0.9],
         "train_frames": None,
         "lr": 3e-4,
@@ -84,6 +85,7 @@ WRONG = {
     "a fraction of an epoch": (["--set", "epochs=1.5"], "epochs is int"),
     "no epochs": (["--set", "epochs=0"], "at least 1"),
     "a truth value": (["--set", "frames=true"], "frames is int, got True"),
+    "a number for a truth value": (["--set", "checkpointing=1"], "checkpointing is bool, got 1"),
     "none where something is due": (["--set", "lr=none"], "lr is float"),
     "one beta": (["--set", "betas=0.9"], "betas are two numbers"),
     "a beta of 1": (["--set", "betas=0.9,1"], "betas are two numbers"),

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ttvr.clip.layers import Attention
 from ttvr.clip.model import build
+from ttvr.devices import autocast
 from ttvr.errors import IncompatibleError
 
 VISUAL = (
@@ -149,6 +150,32 @@ def test_gradient_reaches_every_parameter():
     loss = video.frames.square().sum() + model.encode_text(ids).sentence.square().sum()
     (loss * model.logit_scale.exp()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_gives_the_same_gradients(precision):
+    torch.manual_seed(0)
+    frames, mask = torch.randn(2, 4, 3, 32, 32), torch.ones(2, 4, dtype=torch.bool)
+    seen = []
+
+    def halve(tokens, mask):
+        seen.append(torch.rand(3))  # what a reducer draws, it draws again
+        left = tokens.unflatten(1, (2, 2)).mean(2)[:, :, :5] * seen[-1].mean()
+        return SimpleNamespace(tokens=left, mask=mask[:, ::2])
+
+    halve.sites = ("block",)
+    gradients = []
+    for is_checkpointing in (False, True):
+        visual = build(tiny_state(layers=3)).train().visual
+        visual.checkpointing = is_checkpointing
+        torch.manual_seed(1)
+        with autocast(frames.device, precision):
+            found = visual(frames, mask, {1: halve}).frames
+        found.float().square().sum().backward()
+        gradients.append([parameter.grad for parameter in visual.parameters()])
+    assert [torch.equal(draw, seen[0]) for draw in seen] == [True] * 3  # the block ran again
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
 
 
 class Recorder:

@@ -105,6 +105,16 @@ def test_it_learns_eight_clips_by_heart(tmp_path, start):
     assert steps[-1]["words"] < 0.9 * steps[0]["words"]
 
 
+def test_checkpointing_changes_no_result(tmp_path, whole, start):
+    train(recipe(start, checkpointing=True), data(), tmp_path / "run", options=OFTEN)
+    losses = [[one.get("loss") for one in lines(run)] for run in (whole, tmp_path / "run")]
+    assert losses[0] == losses[1]
+    assert build(recipe(start, checkpointing=True)).clip.visual.checkpointing
+    stored = recipes.settings_of(recipe(start))
+    del stored["checkpointing"]  # as it was stored before there was such a setting
+    assert recipes.from_settings(stored) == recipe(start)
+
+
 def test_the_log_says_all_of_a_step(whole, start):
     found = lines(whole)
     validations = [one for one in found if "val" in one]

@@ -14,6 +14,7 @@ Options = tuple[tuple[str, int | float | str | bool], ...]
 _AT_LEAST_ONE = ("frames", "words", "epochs", "batch_size", "train_frames")
 _POSITIVE = ("fps", "max_grad_norm", "initial_scale", "max_scale")
 _LARGEST = (1 << 63) - 1  # seed that every generator takes; of the others none comes near
+_WORDS = {"none": "null", "true": "true", "false": "false"}  # in any case of letters -> JSON
 _CHOICES = {"sampler": ("segment", "linspace"), "precision": ("fp32", "bf16", "fp16")}
 
 
@@ -40,6 +41,8 @@ class Recipe:
         warmup: the part of all steps in which the learning rate rises, 0 to 1.
         max_grad_norm: gradients of a larger norm are scaled down to it.
         precision: autocast of the towers in training: "fp32", "bf16" or "fp16".
+        checkpointing: training keeps of the visual tower what enters each block, and computes the
+            rest again in the backward pass: less memory, more time, the same gradients.
         initial_scale: exp of the logit scale at the start; None: the checkpoint's.
         scale_lr_factor: the logit scale learns so many times as fast as CLIP's towers.
         max_scale: exp of the logit scale at most.
@@ -65,6 +68,7 @@ class Recipe:
     warmup: float = 0.1
     max_grad_norm: float = 1.0
     precision: str = "fp32"
+    checkpointing: bool = False
     initial_scale: float | None = None
     scale_lr_factor: float = 1.0
     max_scale: float = 100.0
@@ -138,7 +142,7 @@ def parse(assignment: str) -> tuple[str, Any]:
 def _plain(text: str) -> int | float | str | bool | None:
     """A number, a truth value or None where the text is one, else the text."""
     try:
-        value = json.loads({"none": "null"}.get(text.lower(), text))
+        value = json.loads(_WORDS.get(text.lower(), text))
     except ValueError:
         return text
     return text if isinstance(value, list | dict) else value
@@ -157,9 +161,9 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
             raise UsageError(f"betas are two numbers of 0 to 1, got {value!r}")
         return tuple(float(part) for part in value)
     kinds = get_args(hint) or (hint,)
-    # A truth value is a number to Python alone.
     fits = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
-    if not fits or isinstance(value, bool):
+    # A truth value is a number to Python alone.
+    if not fits or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
         raise UsageError(f"{name} is {expected}, got {value!r}")
     return value

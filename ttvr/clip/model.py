@@ -5,13 +5,14 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import reduce
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
 from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ttvr.clip import ACTIVATIONS
 from ttvr.clip._sizes import check, layers
@@ -24,6 +25,9 @@ HEAD_WIDTH = 64
 
 class VisionTransformer(nn.Module):
     """The visual tower: each frame on its own, but for what token reducers do between blocks.
+
+    `checkpointing` lets a backward pass compute the inside of each block again instead of keeping
+    it: the same gradients, in less memory and more time.
 
     Args:
         image_size: side of the square input, pixels.
@@ -48,6 +52,7 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size, self.patch_size = image_size, patch_size
+        self.checkpointing = False
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(
@@ -84,13 +89,20 @@ class VisionTransformer(nn.Module):
         last = len(self.transformer.resblocks) - 1
         for index, block in enumerate(self.transformer.resblocks):
             if index in reducers:
-                x, mask, seen = block.forward_reduced(x, mask, reducers[index], seen=seen)
+                reduced = partial(block.forward_reduced, reducer=reducers[index], seen=seen)
+                x, mask, seen = self._run(reduced, x, mask)
             else:
                 # Nobody reads the patches of the last block: it need not compute them.
-                x = block(x, queries=1 if index == last and not patches else None, seen=seen)
+                queries = 1 if index == last and not patches else None
+                x = self._run(partial(block, queries=queries, seen=seen), x)
         x = self.ln_post(x if patches else x[:, :1]) @ self.proj
         x = x.unflatten(0, mask.shape)  # [B, T', 1+P', embed_dim]
         return VideoFeatures(x[:, :, 0], mask, x[:, :, 1:] if patches else None)
+
+    def _run(self, block: Callable[..., Any], *inputs: Tensor) -> Any:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return block(*inputs)
+        return checkpoint(block, *inputs, use_reentrant=False)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         if pixels.shape[1:] != (3, self.image_size, self.image_size):
