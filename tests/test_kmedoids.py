@@ -204,6 +204,15 @@ def test_what_has_no_distance(monkeypatch, bad, options):
                 call(points, 4, **options)
 
 
+def test_distances_beyond_float32_are_no_ties():
+    """Of a small order they grow beyond all bounds, though the points are plain."""
+    points = torch.zeros(3, 20, 768)
+    points[1] = torch.randn(20, 768, generator=torch.Generator().manual_seed(10))
+    assert kmedoids(points, 4, p=0.1).centers.shape == (3, 4)
+    with pytest.raises(TtvrError, match="sample 1: token 0 "):
+        kmedoids(points, 4, p=0.05)
+
+
 def test_what_a_programmer_gets_wrong():
     points = torch.zeros(2, 5, 3)
     for k in (0, 6):

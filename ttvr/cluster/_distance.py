@@ -58,7 +58,7 @@ def distances(
         offset: index of the first sample, for the message.
 
     Raises:
-        TtvrError: a point is not finite; names the sample.
+        TtvrError: a point is not finite, or a distance beyond float32; names the sample.
         ValueError: an unknown metric or order, or another shape.
     """
     _check(points, metric, p)
@@ -79,6 +79,7 @@ def distances(
             for top, end in _blocks(N):
                 found = torch.cdist(exact[:, top:end], exact[:, :end], p=p)
                 _mirror(found, some.matrix, top)
+            _refused(some.matrix.amax(-1), offset + start, is_squared=False)  # of a small p
             continue
         squares, original = _by_products(
             exact, some.matrix, is_cosine=metric == "cosine", is_squared=is_squared
