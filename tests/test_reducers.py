@@ -109,6 +109,19 @@ def test_narrow_tokens_stay_narrow(name):
         assert torch.equal(found.clusters.centers, expected.clusters.centers)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("pooling", {}), ("pooling", {"mask": True}), ("kmedoids", {"aggregation": "mean"})],
+    ids=str,
+)
+def test_sums_are_wider_than_tokens(name, options):
+    """Three of the largest of float16 have a mean, though no sum."""
+    tokens = torch.full((1, T, 1 + P, D), 60000.0, dtype=torch.float16)
+    found = make(name, **options)(tokens, torch.ones(1, T, dtype=torch.bool)).tokens
+    real = found[:, :, : 1 + (P if name == "pooling" else 1)]  # the other clusters have one token
+    assert (real == 60000).all()
+
+
 @pytest.mark.parametrize("name", REDUCERS)
 def test_in_the_tower(name):
     clip = build_clip(tiny_state(layers=3))
@@ -217,6 +230,8 @@ def test_surplus_repeats_the_last_center():
     assert found.real[2, 0].tolist() == [True] * (1 + P) + [False] * 4
     assert found.real[0].all()
     assert found.real[found.mask][:, 0].all()
+    one = KMedoids(width=D, segments=S, centers=P + 1, mask=True)(tokens, mask).real
+    assert one[2, 0].tolist() == [True] * (1 + P) + [False]
     # Where a frame has them all, there is nothing to hide, and attention needs no mask.
     assert KMedoids(width=D, segments=S, centers=P, mask=True)(tokens, mask).real is None
     assert KMedoids(width=D, segments=S, centers=P + 4)(tokens, mask).real is None
