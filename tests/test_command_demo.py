@@ -249,6 +249,20 @@ def test_wrong_use(run):
     assert err == "ttvr-demo: mine is a file, expected the name of a folder\n"
 
 
+def test_a_folder_of_somebody_else_is_left_alone(run):
+    for name in ("queries.txt", "notes.txt"):
+        own = Path("own", name)
+        own.parent.mkdir(exist_ok=True)
+        own.write_text("mine")
+        for more in ([], ["--overwrite"]):
+            code, out, err = run("-o", "own", *more)
+            assert (code, out) == (2, "")
+            assert "not the folder of a demo" in err
+        assert [path.name for path in Path("own").iterdir()] == [name]
+        assert own.read_text() == "mine"
+        own.unlink()
+
+
 def test_unexpected_ends_have_a_code():
     assert shell.Unexpected("x", 0, 3).exit_code == 1
     assert shell.Unexpected("x", 5, 0).exit_code == 5

@@ -25,6 +25,7 @@ STEADY = {"still": 2, "relation": 1, "bounce": 2, "blink": 1}
 """Events that are the same backwards, and how many sentences may tell of one: the model averages
 over frames, so it knows no order."""
 _BROKEN = {"mp4": 600, "images": 300}  # bytes that are left: of the tables, of a picture
+_MADE = ("videos", "feats", "queries.txt", "hits.png")
 _PUBLIC = "ViT-B/32"
 
 
@@ -58,7 +59,7 @@ def _run(args: argparse.Namespace) -> int:
     catalog.locate(catalog.DEFAULT)  # before anything is drawn
     split = plugins.load("datasets", "synthetic").load(None, "test", limit=args.clips)
     asked = _asked(split)
-    out = new_folder(args.out)
+    out = _own_folder(args.out)
     form, why = _form(out / "videos" / split.clips[0].id)
     out.mkdir(parents=True, exist_ok=True)
     videos, feats, queries = (str(out / name) for name in ("videos", "feats", "queries.txt"))
@@ -91,6 +92,19 @@ def _run(args: argparse.Namespace) -> int:
     )
     _go_on()
     return DONE
+
+
+def _own_folder(name: str) -> Path:
+    """The folder of the session: a new one, an empty one, or that of an earlier session.
+
+    Raises:
+        UsageError: a file, or a folder of somebody else.
+    """
+    out = new_folder(name)
+    there = {path.name for path in out.iterdir()} if out.exists() else set()
+    if there and not (there <= set(_MADE) and there & {"videos", "feats"}):
+        raise UsageError(f"{out} is not empty and not the folder of a demo; pass another -o")
+    return out
 
 
 def _asked(split: Split) -> list[int]:
