@@ -202,6 +202,14 @@ def test_options_may_stand_between_arguments(tmp_path):
     assert "unrecognized" not in done.stderr
 
 
+def test_what_stands_after_two_hyphens_is_no_option():
+    made = _run.parser("x", summary="x", examples=["ttvr-x"])
+    made.add_argument("paths", nargs="+")
+    made.add_argument("-o")
+    assert _run._parse(made, ["-o", "out", "--", "-dash.mp4", "b"]).paths == ["-dash.mp4", "b"]
+    assert _run._parse(made, ["a", "-o", "out", "b"]).paths == ["a", "b"]
+
+
 def test_paths_that_are_no_utf8_go_out_as_they_came_in(tmp_path):
     path = os.fsencode(tmp_path) + b"/x\xff.pt"
     Path(os.fsdecode(path)).write_bytes(b"weights")

@@ -139,9 +139,13 @@ def _nowhere() -> TextIO:
 
 
 def _parse(made: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Options may stand between positional arguments, which argparse allows without verbs only."""
+    """Options may stand between positional arguments, where there are no verbs and no `--`.
+
+    argparse can do no better: with them it takes options first or last.
+    """
     has_verbs = any(action.nargs == argparse.PARSER for action in made._actions)
-    return made.parse_args(argv) if has_verbs else made.parse_intermixed_args(argv)
+    ends = "--" in (sys.argv[1:] if argv is None else argv)
+    return made.parse_args(argv) if has_verbs or ends else made.parse_intermixed_args(argv)
 
 
 def _set_up_logging(args: argparse.Namespace) -> None:
