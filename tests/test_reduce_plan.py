@@ -155,7 +155,8 @@ def test_one_reducer_per_block():
 def test_stages_follow_their_blocks():
     made = plan("kmedoids@8:3,40", "kmedoids@4:6,49")
     assert made.canonical == ["kmedoids@4:6,49", "kmedoids@8:3,40"]
-    assert made.frames_after(12) == 3
+    assert made.frames_after(12) == made.segments == 3
+    assert plan("token_shift").segments is None
     with pytest.raises(UsageError, match="kmedoids@8:6,49: 3 frames do not divide into 6"):
         plan("kmedoids@4:3,49", "kmedoids@8:6,49")
     # Two segments of 40 tokens each are left to choose from.
@@ -171,6 +172,8 @@ def test_a_grid_ends_where_tokens_are_chosen():
     assert plan("pooling@6:4", near).frames_after(12) == 2
     with pytest.raises(UsageError, match="lie on no grid after a reducer chose"):
         plan("kmedoids@6:4,49", near)
+    with pytest.raises(UsageError, match="lie on no grid after a reducer chose"):
+        plan("kmedoids@6:4,49", "patch_shift@7", near)
     with pytest.raises(UsageError, match="square grid, not 48 tokens"):
         plan(near, patches=48)
 

@@ -109,6 +109,13 @@ def test_narrow_tokens_stay_narrow(name):
         assert torch.equal(found.clusters.centers, expected.clusters.centers)
 
 
+def test_means_are_of_full_precision_under_autocast():
+    reducer, (tokens, mask) = make("kmedoids", aggregation="mean"), data()
+    expected = reducer(tokens, mask).tokens
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(reducer(tokens, mask).tokens, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("pooling", {}), ("pooling", {"mask": True}), ("kmedoids", {"aggregation": "mean"})],
