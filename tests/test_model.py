@@ -152,6 +152,23 @@ def test_gradient_reaches_every_parameter():
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("length", [50, 300])  # by products, and by torch's fused attention
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_bfloat16_is_near(length, causal):
+    torch.manual_seed(0)
+    attention = Attention(64, 2)
+    for tensor in attention.parameters():
+        torch.nn.init.normal_(tensor, std=0.1)
+    x = torch.randn(2, length, 64)
+    seen = None if causal else torch.rand(2, length) < 0.5
+    with torch.inference_mode():
+        wide = attention(x, causal=causal, seen=seen)
+        with autocast(x.device, "bf16"):
+            narrow = attention(x, causal=causal, seen=seen)
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), wide, atol=2e-2, rtol=2e-2)  # of 8 bits
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_checkpointing_gives_the_same_gradients(precision):
     torch.manual_seed(0)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_SHORT = 256  # tokens; from twice as many on, torch's fused attention is no slower in bfloat16
+
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalization computed in at least float32, returned in the dtype of the input."""
@@ -79,7 +81,8 @@ class Attention(nn.Module):
             kv = F.linear(x, weight_kv, bias_kv)
             k, v = kv.view(B, N, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         is_learning = torch.is_grad_enabled() and x.requires_grad
-        is_slow = is_learning and x.device.type == "cpu"
+        is_narrow = q.dtype == torch.bfloat16 and N <= _SHORT
+        is_slow = x.device.type == "cpu" and (is_learning or is_narrow)
         attend = _attend if is_slow else F.scaled_dot_product_attention
         mask = None if seen is None else seen[:, None, None]
         out = attend(q, k, v, attn_mask=mask, is_causal=causal)  # [B, heads, N, D/heads]
@@ -89,7 +92,7 @@ class Attention(nn.Module):
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None, is_causal: bool
 ) -> Tensor:
-    """What torch's fused attention gives, whose backward pass is slow on a CPU."""
+    """What torch's fused attention gives, on a CPU slow in bfloat16 and in the backward pass."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
