@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ttvr.bench import cluster
+from ttvr.bench._memory import used
 from ttvr.cluster import kmedoids as module
 from ttvr.cluster.kmedoids import kmedoids
 from ttvr.errors import TtvrError, UsageError
@@ -39,14 +40,14 @@ def test_memory_is_that_of_the_tensors():
         del one
         return [torch.zeros(500) for _ in range(3)]
 
-    assert 8000 <= cluster._peak(call) < 8500
+    assert 8000 <= used(call).peak < 8500
 
 
 @pytest.mark.parametrize("k", [1, 160])
 def test_clustering_holds_few_matrices(k):
     points = torch.randn(4, 588, 768, generator=torch.Generator().manual_seed(0))
     matrices = 4 * 4 * 588 * 588
-    assert matrices < cluster._peak(lambda: kmedoids(points, k)) < 5 * matrices
+    assert matrices < used(lambda: kmedoids(points, k)).peak < 5 * matrices
 
 
 def test_the_published_loop_with_exact_distances_is_ours():

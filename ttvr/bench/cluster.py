@@ -8,11 +8,11 @@ Gaussian: on them the published loop takes the time it takes on tokens of a ViT.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ttvr.bench._memory import quieten, used
 from ttvr.bench._table import Table, alternate, median
 from ttvr.errors import TtvrError, UsageError
 
@@ -81,8 +81,7 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> Table:
     """Every contender on every size, with the ratios that the targets are about."""
-    # Or torch's profiler, which counts the memory, tells of each start; read when it is imported.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    quieten()
     import torch
 
     if args.dim < 1:
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> Table:
         if args.published:
             notes.append(f"{size}: {_agreement(points, size)}")
             contenders[PUBLISHED] = partial(published, points, size.clusters)
-        memory = {name: _peak(call) for name, call in contenders.items()}
+        memory = {name: used(call).peak for name, call in contenders.items()}
         taken = alternate(contenders, rounds=args.rounds)
         seconds = {name: median(runs) for name, runs in taken.items()}
         matrices = 4 * size.problems * size.tokens**2
@@ -223,20 +222,6 @@ def _cost(points: Tensor, centers: Tensor) -> float:
 
     kept = points.gather(1, centers[..., None].expand(-1, -1, points.shape[2]))
     return float(torch.cdist(points, kept).amin(-1).double().sum())
-
-
-def _peak(call: Callable[[], object]) -> int:
-    """Bytes of tensors alive at once during a call, beyond those alive before."""
-    from torch import profiler
-
-    with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-        call()
-    events = [one for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
-    alive = most = 0
-    for event in sorted(events, key=lambda one: one.start_ns()):
-        alive += event.nbytes()
-        most = max(most, alive)
-    return most
 
 
 PLUGIN = run

@@ -15,7 +15,9 @@ from ttvr.commands._run import DONE, execute, parser
 
 _EXAMPLES = {
     "cluster": "ttvr-bench cluster --sizes 64,147,49 --rounds 5",
+    "encode": "ttvr-bench encode --sizes ViT-B/32 --rounds 7",
     "extract": "ttvr-bench extract videos/ -w ViT-B/32 --jobs 1 2",
+    "memory": "ttvr-bench memory --sizes ViT-B/32",
     "rank": "ttvr-bench rank --rows 1000000 --queries 1 8 64",
     "startup": "ttvr-bench startup",
     "tokenize": "ttvr-bench tokenize --texts 20000",
