@@ -204,6 +204,12 @@ def test_what_has_no_distance(monkeypatch, bad, options):
                 call(points, 4, **options)
 
 
+def test_seeds_of_few_points_repeat_the_last_pick():
+    points = torch.tensor([[[0.0], [9.0], [1.0], [5.0], [7.0]]])
+    mask = torch.tensor([[True, False, True, True, False]])
+    assert kkz(points, 5, mask=mask).tolist() == [[3, 0, 2, 2, 2]]
+
+
 def test_distances_beyond_float32_are_no_ties():
     """Of a small order they grow beyond all bounds, though the points are plain."""
     points = torch.zeros(3, 20, 768)

@@ -166,6 +166,12 @@ def test_padding_is_a_segment_of_padding(checkpoint):
         expected = model.encode_video(zeros, mask).frames[0, 0]
     torch.testing.assert_close(model.pad_frame(4), expected)
     assert not torch.allclose(model.pad_frame(4), ttvr.load(checkpoint).pad_frame(4))
+    # Behind the last frame there is none that anything could come from.
+    model = ttvr.load(checkpoint, reduce=["temporal_shift"])
+    with torch.inference_mode():
+        expected = model.encode_video(zeros, mask).frames[0]
+    torch.testing.assert_close(model.pad_frame(4), expected[-1])
+    assert not torch.allclose(expected[-1], expected[0])
 
 
 def test_build_checks_what_training_sees(start):

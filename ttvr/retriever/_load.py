@@ -20,7 +20,7 @@ from ttvr.devices import resolve_device
 from ttvr.errors import IncompatibleError, RequirementError, UsageError
 from ttvr.heads._base import Head
 from ttvr.recipes import Recipe, from_settings
-from ttvr.reducers import NONE, Plan
+from ttvr.reducers import Plan
 from ttvr.retriever import _reduction
 from ttvr.retriever._model import Retriever
 
@@ -164,7 +164,7 @@ def load_for(
     # Of how many frames the features were made does not matter any more.
     plan = partial(
         _reduction.stated,
-        texts=made_with["reduce"] or [NONE],
+        texts=made_with["reduce"],
         frames=(),
         by="the features were made with other weights",
     )
