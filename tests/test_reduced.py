@@ -264,6 +264,11 @@ def test_extract_and_rank(tmp_path, checkpoint, capsys):
     assert found.frames[0:2].shape == (2, 3, 32)
     assert found.mask[0:2].tolist() == [[True] * 3, [True, False, False]]
     assert np.isnan(found.times[0:2]).tolist() == [[False] * 3, [False, True, True]]
+    plain = str(tmp_path / "plain")
+    assert extract([common[0], "-o", plain, *common[3:]]) == 0
+    starts = Features.open(plain).times[0:1][:, ::2]  # of each segment of two frames
+    assert starts[0, 1] > starts[0, 0]
+    assert np.array_equal(found.times[0:1], starts)
     patches = np.load(feats / "patches" / "00000.npy", allow_pickle=False)
     assert patches.shape == (2, 3, 9, 32)
     assert extract([*common, "--reduce", "kmedoids@1:3,9", "--patches"]) == 0

@@ -189,6 +189,16 @@ def test_parts_change_nothing(monkeypatch):
         spectral(points, 5, neighbours=6)
 
 
+def test_the_warning_counts_real_points_alone(caplog):
+    points = 100.0 * torch.arange(10.0).view(1, 10, 1)
+    points[:, 4:] = 0
+    mask = torch.arange(10).unsqueeze(0) < 4
+    affinity(points, neighbours=3)
+    assert not caplog.text
+    affinity(points, neighbours=3, mask=mask)
+    assert "all but the identity in 1 of 1 samples" in caplog.text
+
+
 def test_a_graph_that_defeats_the_solver_changes_no_other(monkeypatch):
     weights = affinity(torch.randn(3, 12, 3, generator=torch.Generator().manual_seed(3)),
                        graph="dense")  # fmt: skip
