@@ -164,6 +164,9 @@ def test_padding_has_clusters_unless_it_is_masked(model):
     few = pixels(4)
     seen = centers.collect(model.clip, plan(model, "kmedoids@1:2,8"), few, frames=T)
     assert (seen.token >= 0).all()
+    repeated = few[np.arange(T).clip(max=3)]  # as extract has a short clip
+    whole = centers.collect(model.clip, plan(model, "kmedoids@1:2,8"), repeated, frames=T)
+    assert (whole.origin == seen.origin).all()
     masked = plan(model, "kmedoids@1:2,20,mask=true")
     hidden = centers.collect(model.clip, masked, few, frames=T, maps=True)
     assert (hidden.token[:4] >= 0).all()

@@ -128,16 +128,17 @@ def collect(
     Args:
         clip: in evaluation mode.
         plan: for it, with stages that `require_clusters` lets pass.
-        pixels: [t, size, size, 3] uint8 RGB, at most T of them. What lacks is padding, which takes
-            part in the clustering unless the plan says mask=true.
+        pixels: [t, size, size, 3] uint8 RGB, 1 to T of them. What lacks is the last one repeated,
+            as `Retriever.encode_video` has it; it takes part in the clustering unless the plan says
+            mask=true.
         frames: T.
         maps: project the tokens of each segment onto a plane too.
 
     Returns:
         Clusters of the last stage, followed back to the patches through those before.
     """
-    batch = torch.zeros(1, frames, 3, *pixels.shape[1:3])
-    batch[0, : len(pixels)] = framing.normalize(pixels)
+    chosen = np.arange(frames).clip(max=len(pixels) - 1)
+    batch = framing.normalize(pixels[chosen]).unsqueeze(0)  # [1, T, 3, size, size]
     mask = torch.arange(frames).unsqueeze(0) < len(pixels)
     device = clip.visual.proj.device
     found: list[tuple[Tensor, Clusters]] = []
