@@ -127,8 +127,10 @@ def parse(assignment: str) -> tuple[str, Any]:
     """
     name, equals, text = assignment.partition("=")
     hints = get_type_hints(Recipe)
-    if not equals or name not in hints:
-        raise UsageError(f"{assignment!r}: expected the name of a setting, =, and its value; the names are {', '.join(hints)}")
+    if name not in hints:
+        raise UsageError(f"no setting {name!r}; there are: {', '.join(hints)}")
+    if not equals:
+        raise UsageError(f"{assignment!r}: expected name=value")
     if hints[name] is str:
         return name, text
     if name == "head_options":
