@@ -90,20 +90,13 @@ def _random(size: str) -> Checkpoint:
 
 
 def _built(name: str, checkpoint: Checkpoint, texts: list[str], frames: int) -> Tower:
-    from ttvr import reducers
+    from ttvr import retriever
     from ttvr.clip.model import build
 
     clip = build(checkpoint.clip, activation=checkpoint.activation or "quick_gelu")
     if clip.visual is None:
         raise UsageError(f"{name} has no visual tower")
-    positions, width = clip.visual.positional_embedding.shape
-    plan = reducers.build(
-        reducers.parse(texts),
-        layers=len(clip.visual.transformer.resblocks),
-        width=width,
-        patches=positions - 1,
-        frames=[frames],
-    )
+    plan = retriever.plan(clip, texts, frames=[frames])
     for reducer in plan.reducers.values():
         reducer.init_from_clip(clip)
         reducer.eval()

@@ -3,5 +3,6 @@
 from ttvr.retriever._identity import require_same
 from ttvr.retriever._load import build, load, load_for
 from ttvr.retriever._model import Retriever
+from ttvr.retriever._reduction import plan
 
-__all__ = ["Retriever", "build", "load", "load_for", "require_same"]
+__all__ = ["Retriever", "build", "load", "load_for", "plan", "require_same"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ttvr import frames as framing
-from ttvr import plugins, reducers, video
+from ttvr import plugins, retriever, video
 from ttvr.clip.model import CLIP
 from ttvr.cluster import Clusters
 from ttvr.errors import UsageError, VideoError
@@ -59,14 +59,7 @@ def plan(
     Raises:
         UsageError: a stage does not fit the model or the frames.
     """
-    positions, width = clip.visual.positional_embedding.shape
-    made = reducers.build(
-        reducers.parse(texts),
-        layers=len(clip.visual.transformer.resblocks),
-        width=width,
-        patches=positions - 1,
-        frames=[frames],
-    )
+    made = retriever.plan(clip, texts, frames=[frames])
     has_weights = any(reducer.state_dict() for reducer in made.reducers.values())
     return load(texts).plan if has_weights else made
 
