@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ttvr import plugins
 from ttvr.errors import IncompatibleError, TtvrError, not_utf8
-from ttvr.records import Twin
+from ttvr.records import Split, Twin
 from ttvr.store import Features, attempts
 
 _GT = "gt.tsv"
@@ -35,6 +35,12 @@ class Pairs(NamedTuple):
     videos: tuple[str, ...]
     twins: Mapping[str, Twin] = MappingProxyType({})
     is_file: bool = True
+
+    @classmethod
+    def of(cls, split: Split, twins: Mapping[str, Twin] = MappingProxyType({})) -> Pairs:
+        """The pairs of a dataset's split, ids as feature folders have them (NFC)."""
+        videos = tuple(unicodedata.normalize("NFC", split.clips[at].id) for at in split.owner)
+        return cls(split.name, tuple(split.captions), videos, twins, is_file=False)
 
     @property
     def split(self) -> str:
@@ -114,9 +120,7 @@ def dataset_pairs(dataset: str, split: str, *, root: Path | None = None) -> Pair
     """
     source = plugins.load("datasets", dataset)
     found = source.load(root, split)
-    videos = tuple(unicodedata.normalize("NFC", found.clips[at].id) for at in found.owner)
-    twins = {clip.id: twin for clip in found.clips if (twin := source.twin(clip))}
-    return Pairs(found.name, tuple(found.captions), videos, twins, is_file=False)
+    return Pairs.of(found, {clip.id: twin for clip in found.clips if (twin := source.twin(clip))})
 
 
 def require_kind(features: Features, kind: str) -> None:

@@ -160,8 +160,7 @@ def identity(recipe: Recipe, data: Data, options: Options) -> dict[str, Any]:
 
 def sha256(split: Split) -> str:
     """64 hex digits over the captions and the ids of their clips, as `ttvr-eval` reports them."""
-    videos = tuple(split.clips[owner].id for owner in split.owner)
-    return Pairs(split.name, split.captions, videos).sha256
+    return Pairs.of(split).sha256
 
 
 def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
