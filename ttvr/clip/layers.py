@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+EPS = 1e-5  # of CLIP's layer normalizations
 _SHORT = 256  # tokens; from twice as many on, torch's fused attention is no slower in bfloat16
 
 
@@ -107,10 +108,10 @@ def _attend(
 class Block(nn.Module):
     """Pre-norm residual block: x += attention(ln_1 x), then x += MLP(ln_2 x)."""
 
-    def __init__(self, width: int, heads: int, activation: str) -> None:
+    def __init__(self, width: int, heads: int, activation: str, eps: float = EPS) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
-        self.ln_1 = LayerNorm(width)
+        self.ln_1 = LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential(
             OrderedDict(
                 c_fc=nn.Linear(width, 4 * width),
@@ -118,7 +119,7 @@ class Block(nn.Module):
                 c_proj=nn.Linear(4 * width, width),
             )
         )
-        self.ln_2 = LayerNorm(width)
+        self.ln_2 = LayerNorm(width, eps=eps)
 
     def forward(
         self,
@@ -169,6 +170,8 @@ def _reduce(
 class Transformer(nn.Module):
     """A stack of blocks."""
 
-    def __init__(self, width: int, layers: int, heads: int, activation: str) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, activation: str, eps: float = EPS
+    ) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, heads, activation, eps) for _ in range(layers))

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import fnmatch
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ttvr.clip.model import CLIP
-from ttvr.errors import IncompatibleError
+from ttvr.errors import IncompatibleError, UsageError
 from ttvr.heads._layers import masked_mean_of_units, unit
 from ttvr.losses import info_nce
 from ttvr.records import TextFeatures, VideoFeatures
 
 State = Any
-OFFICIAL_WRAPPERS = ("module.",)
+
+
+class FrameWeights(NamedTuple):
+    """What a head looks at: how much each frame counts for a text, to be drawn.
+
+    Attributes:
+        sentence: [Nt, Nv, T], for the whole text.
+        words: [Nt, Nv, L, T], for each word; None where a head does not tell them apart.
+        what: what the numbers are, in a few words: "attention of the sentence and of each word".
+    """
+
+    sentence: Tensor
+    words: Tensor | None
+    what: str
 
 
 class Head(nn.Module):
@@ -27,12 +42,16 @@ class Head(nn.Module):
 
     offline: ClassVar[bool] = False
     """A score is `vector_gain` times one inner product of a vector per text and one per video."""
+    needs_words: ClassVar[bool] = False
+    """Texts are cut or padded to `words` tokens, and come with a feature per token."""
     needs_patches: ClassVar[bool] = False
     gather: ClassVar[bool] = True
     """The loss is taken over the batches of all processes together."""
     vector_gain: float = 1.0
     OFFICIAL_UNUSED: ClassVar[tuple[str, ...]] = ()
-    """Tensors of the authors' checkpoints that never enter a score."""
+    """Tensors of the authors' checkpoints that never enter a score, as `fnmatch` patterns."""
+    OFFICIAL_WRAPPERS: ClassVar[tuple[str, ...]] = ("module.",)
+    """Prefixes of names in the authors' checkpoints that are no part of them."""
 
     def __init__(self, *, width: int = 512, frames: int = 12, words: int = 32) -> None:
         """Every head is built for these sizes, and some have matrices of them.
@@ -80,40 +99,96 @@ class Head(nn.Module):
         """[B, E] unit vectors: what `video/` of a feature folder holds."""
         return masked_mean_of_units(video.frames, video.mask)
 
+    def frame_weights(self, text: TextFeatures, video: VideoFeatures) -> FrameWeights:
+        """How much each frame of each video counts for each text.
+
+        Raises:
+            UsageError: the head has no such weights.
+        """
+        del text, video
+        name = type(self).__module__.rpartition(".")[2]
+        raise UsageError(f"the head {name} has no weights of frames to show")
+
     def init_from_clip(self, clip: CLIP) -> None:
         """Copy what this head takes over from CLIP; by default nothing."""
+
+    def pair_floats(self) -> int:
+        """Numbers that `similarities` holds at once for a text with a video, about.
+
+        Blocks are cut to a budget of memory, and to what a processor's cache takes, by it.
+        """
+        return 4
+
+    @classmethod
+    def official_options(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Options that the tensors of a checkpoint tell, such as the number of layers.
+
+        Args:
+            state: the authors' names without wrappers; without CLIP and unused tensors.
+        """
+        del state
+        return {}
 
     @classmethod
     def from_official(
         cls, state: Mapping[str, Tensor], *, heads: int | None = None, **options: Any
     ) -> Head:
-        """A head with the weights of its authors' checkpoint.
+        """A head with the weights of its authors' checkpoint, whose names are those of ours.
 
         Args:
             state: the authors' parameter names, CLIP's own (`clip.*`) included or not.
             heads: attention heads, where the head has any; width // 64 by default.
-            options: as the constructor.
+            options: as the constructor; they go before what the tensors tell.
 
         Raises:
-            IncompatibleError: tensors are missing or unknown; they are listed.
+            IncompatibleError: tensors are missing, unknown or of another shape; they are listed.
         """
-        del heads
-        head = cls(**options)
-        own = {strip_wrappers(name): tensor for name, tensor in state.items()}
-        own = {
-            name: tensor
-            for name, tensor in own.items()
-            if not name.startswith("clip.") and name not in cls.OFFICIAL_UNUSED
-        }
-        missing = sorted(set(head.state_dict()) - set(own))
-        unknown = sorted(set(own) - set(head.state_dict()))
+        own = cls.official_tensors(state)
+        if heads is not None:
+            options["heads"] = heads
+        known = inspect.signature(cls).parameters
+        told = {name: v for name, v in cls.official_options(own).items() if name in known}
+        head = cls(**{**told, **options})
+        expected = head.state_dict()
+        missing = sorted(set(expected) - set(own))
+        unknown = sorted(set(own) - set(expected))
         if missing or unknown:
             raise IncompatibleError(
-                f"not a checkpoint of {cls.__name__}: missing {missing or 'nothing'}, "
-                f"unknown {unknown or 'nothing'}"
+                f"not a checkpoint of {cls.__name__}: missing {_listed(missing)}, "
+                f"unknown {_listed(unknown)}"
+            )
+        other = [
+            f"{name} {list(own[name].shape)}, expected {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if own[name].shape != tensor.shape
+        ]
+        if other:
+            raise IncompatibleError(
+                f"not a checkpoint of this {cls.__name__}: {_listed(other)}; other sizes or options"
             )
         head.load_state_dict(own)
         return head
+
+    @classmethod
+    def official_tensors(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the authors' checkpoint what is the head's and used, without wrappers' prefixes."""
+        named = {cls._without_wrappers(name): tensor for name, tensor in state.items()}
+        return {
+            name: tensor
+            for name, tensor in named.items()
+            if not name.startswith("clip.") and not cls.is_official_unused(name)
+        }
+
+    @classmethod
+    def is_official_unused(cls, name: str) -> bool:
+        """Whether a tensor of that name, wrappers removed, never enters a score."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in cls.OFFICIAL_UNUSED)
+
+    @classmethod
+    def _without_wrappers(cls, name: str) -> str:
+        for prefix in cls.OFFICIAL_WRAPPERS:
+            name = name.removeprefix(prefix)
+        return name
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
@@ -121,8 +196,5 @@ def without_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def strip_wrappers(name: str) -> str:
-    """A tensor's name without the prefixes that training wrappers put before it."""
-    for prefix in OFFICIAL_WRAPPERS:
-        name = name.removeprefix(prefix)
-    return name
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ttvr.clip.layers import Attention
 from ttvr.errors import TtvrError
+
+SHARPNESS = 100.0  # one over the temperature .01 of X-CLIP and UCoFiA, the lambda of TC-MGC
+_STD = 0.02
 
 
 def unit(x: Tensor) -> Tensor:
@@ -31,10 +35,73 @@ def masked_mean_of_units(x: Tensor, mask: Tensor) -> Tensor:
     Raises:
         TtvrError: a row of the mask has no True.
     """
-    empty = (~mask.any(dim=1)).nonzero()
-    if len(empty):
-        raise TtvrError(f"video {int(empty[0])} of the batch has no real frame, nothing to compare")
+    require_frames(mask)
     weight = mask.unsqueeze(-1)
     # Filled before the division: 0/0 in a padded row would reach the gradient as NaN * 0.
     units = unit(x.masked_fill(~weight, 1.0)) * weight
     return unit(units.sum(dim=1) / weight.sum(dim=1))
+
+
+def aggregate(
+    x: Tensor,
+    matrix: Tensor,
+    *,
+    twice: bool,
+    sharpness: float = SHARPNESS,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """A weighted sum of similarities, the larger ones having the larger weights.
+
+    X-CLIP's attention over a similarity matrix (Ma et al., 2022, as its code has it): weights
+    softmax(sharpness x) @ matrix. With `twice` UCoFiA's and TC-MGC's interactive similarity
+    aggregation: another softmax(sharpness weights) follows.
+
+    Args:
+        x: [..., N] similarities.
+        matrix: [N, N], learned, the identity at first; weights multiply it as row vectors.
+        twice: whether the second softmax follows.
+        sharpness: of both.
+        mask: broadcasts to x, bool, True = real: what is masked has no weight; None: all is real.
+
+    Returns:
+        [...], NaN where nothing is real.
+    """
+    scores = sharpness * x if mask is None else (sharpness * x).masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(dim=-1) @ matrix
+    if twice:
+        weights = sharpness * weights
+        weights = weights if mask is None else weights.masked_fill(~mask, -torch.inf)
+        weights = weights.softmax(dim=-1)
+    if mask is not None:
+        x, weights = x.masked_fill(~mask, 0.0), weights.masked_fill(~mask, 0.0)
+    return (x * weights).sum(dim=-1)
+
+
+def require_frames(mask: Tensor) -> None:
+    """Refuse videos without a real frame, of which published code makes NaN.
+
+    Args:
+        mask: [B, T] bool, True = real.
+
+    Raises:
+        TtvrError: a row has no True.
+    """
+    empty = (~mask.any(dim=1)).nonzero()
+    if len(empty):
+        raise TtvrError(f"video {int(empty[0])} of the batch has no real frame, nothing to compare")
+
+
+def draw_as_authors(module: nn.Module) -> None:
+    """Draw new weights as CLIP4Clip and those who built on it do, in place.
+
+    Linear maps and embeddings from N(0, 0.02), biases zero; query, key and value maps of attention
+    by Glorot's uniform rule. Layer norms, LSTMs and bare parameters stay as they are.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=_STD)
+            if getattr(part, "bias", None) is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, Attention):
+            nn.init.xavier_uniform_(part.in_proj_weight)
+            nn.init.zeros_(part.in_proj_bias)

@@ -5,40 +5,14 @@ Luo et al., "CLIP4Clip" (2021), the parameter-free calculator; also the score of
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
-
-from torch import Tensor
-
-from ttvr.heads._base import Head
-from ttvr.records import TextFeatures, VideoFeatures
+from ttvr.heads._loose import LooseHead
 
 
-class Vectors(NamedTuple):
-    """One unit vector per item, [N, D]."""
+class MeanP(LooseHead):
+    """The loose calculator on frames as they are; no parameters."""
 
-    vector: Tensor
-
-
-class MeanP(Head):
-    """Cosine of unit(sentence) and unit(masked mean of unit(frames)); no parameters.
-
-    The second normalization is in the authors' code and not in CenterCLIP's equation 5; the code
-    is followed. A video without a real frame is refused, where the published code gives NaN.
-    """
-
-    offline: ClassVar[bool] = True
-
-    def prepare_text(self, text: TextFeatures) -> Vectors:
-        """Unit sentences [Nt, D]."""
-        return Vectors(self.vector_text(text))
-
-    def prepare_video(self, video: VideoFeatures) -> Vectors:
-        """Unit video vectors [Nv, D]."""
-        return Vectors(self.vector_video(video))
-
-    def similarities(self, text: Vectors, video: Vectors) -> Tensor:
-        """Cosines [1, Nt, Nv]."""
-        return (text.vector @ video.vector.T).unsqueeze(0)
+    def __init__(self, *, width: int = 512, frames: int = 12, words: int = 32) -> None:
+        super().__init__(width=width, frames=frames, words=words, temporal="none")
 
 
 PLUGIN = MeanP
