@@ -33,7 +33,7 @@ def stand_in(tmp_path_factory):
     """A folder with untrained weights of the default's name, which know the words of the demo."""
     folder = tmp_path_factory.mktemp("weights")
     split = plugins.load("datasets", "synthetic").load(None, "test", limit=CLIPS)
-    state = tiny_state(vocabulary=49408)
+    state = tiny_state(vocabulary=49408, layers=4)
     known = {token for text in split.captions for token in tokenizer.encode(text)}
     known |= {tokenizer.SOT, tokenizer.EOT}
     unknown = [token for token in range(49408) if token not in known]
@@ -84,6 +84,7 @@ def test_the_whole_story(kind, folder, run, monkeypatch):
     assert (code, err) == (0, "")
     names = [line.split()[0] for line in typed(out) if line.startswith("ttvr-")]
     commands = ["data", "extract", "rank", "eval", "rank"]
+    commands += ["extract", "eval", "extract", "eval", "show"]
     assert names == [f"ttvr-{name}" for name in commands]
     split = plugins.load("datasets", "synthetic").load(None, "test", limit=CLIPS)
     ids = [clip.id for clip in split.clips]
@@ -93,7 +94,7 @@ def test_the_whole_story(kind, folder, run, monkeypatch):
     (failed,) = [line for line in attempts(home / "feats") if line["status"] == "failed"]
     name = "broken.mp4" if kind == "mp4" else "broken"
     assert failed["path"] == name
-    (said,) = re.findall(rf"^.*/{folder}/videos/{name}: failed: (\w+): .+$", out, re.MULTILINE)
+    (said,) = set(re.findall(rf"^.*/{folder}/videos/{name}: failed: (\w+): .+$", out, re.MULTILINE))
     assert said == failed["error"]
     assert "\n$ echo $?\n3\n" in out
     assert Image.open(home / "hits.png").width > 100
@@ -103,8 +104,24 @@ def test_the_whole_story(kind, folder, run, monkeypatch):
     assert ("folders of images" in out) == (kind == "images")
     suffix = ".mp4" if kind == "mp4" else ""
     assert all((home / "videos" / f"{one}{suffix}").exists() for one in ids)
+    tells_what_clustering_leaves(out, home)
     asks_for_no_order(out, home, split)
     makes_by_typing(out, home)
+
+
+def tells_what_clustering_leaves(out, home):
+    """Every plan by a folder of its own; the table has what `ttvr-eval` printed for it."""
+    assert Image.open(home / "centers.png").width > 100
+    evaluated = re.findall(r"^t2v\t(\S+)\t(\S+)\t(\S+)\t(\S+)", out, re.MULTILINE)
+    folders = ["feats", *(f"feats-{plan.rpartition(',')[2]}" for plan in command.PLANS)]
+    left = (12 * 16, 4 * 16, 4 * 8)
+    for plan, folder, patches, found in zip(
+        ("none", *command.PLANS), folders, left, evaluated, strict=True
+    ):
+        meta = Features.open(home / folder).meta
+        assert meta["model"]["reduce"] == ([] if plan == "none" else [plan])
+        cells = re.escape("  ".join(found)).replace(r"\ \ ", r"\s+")
+        assert re.search(rf"^#\s+{plan}\s+{patches}\s+\d+\.\d\s+{cells}$", out, re.MULTILINE)
 
 
 def asks_for_no_order(out, home, split):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttvr.commands import _demo_reduced as reduced
 from ttvr.commands import _demo_shell as shell
 from ttvr.commands import _options
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
@@ -24,8 +25,10 @@ CLIPS, SENTENCES, TOP = 64, 5, 3
 STEADY = {"still": 2, "relation": 1, "bounce": 2, "blink": 1}
 """Events that are the same backwards, and how many sentences may tell of one: the model averages
 over frames, so it knows no order."""
+PLANS = ("kmedoids@2:4,16", "kmedoids@2:4,8")
+"""Token clusterings to plug into the shipped model: 4 segments, of 3 frames of 16 patches each."""
 _BROKEN = {"mp4": 600, "images": 300}  # bytes that are left: of the tables, of a picture
-_MADE = ("videos", "feats", "queries.txt", "hits.png")
+_MADE = ("videos", "feats", "feats-16", "feats-8", "queries.txt", "hits.png", "centers.png")
 _PUBLIC = "ViT-B/32"
 
 
@@ -90,6 +93,7 @@ def _run(args: argparse.Namespace) -> int:
         ["ttvr-rank", queries, feats, "-k", "5", "--json"],
         ["ttvr-show", "-", "-o", str(out / "hits.png"), "--overwrite"],
     )
+    reduced.run(out, split, asked, PLANS, again)
     _go_on()
     return DONE
 
