@@ -20,12 +20,15 @@ SIZES = {"width": WIDTH, "frames": FRAMES, "words": WORDS}
 SCALE = torch.tensor(20.0)
 
 
+def masked(plugin):
+    """Options: heads that ignore masks as published have a choice; the others have none."""
+    return {"mask": True} if "mask" in inspect.signature(plugin).parameters else {}
+
+
 def make(name):
     torch.manual_seed(0)
     plugin = plugins.load("heads", name)
-    # Heads that ignore masks as published have a choice; the others have none.
-    options = {"mask": True} if "mask" in inspect.signature(plugin).parameters else {}
-    return plugins.construct(plugin, options, **SIZES).eval()
+    return plugins.construct(plugin, masked(plugin), **SIZES).eval()
 
 
 def features(texts=5, videos=4, seed=0):
@@ -150,7 +153,8 @@ def test_a_state_round_trips_through_from_official(name):
     head = make(name)
     official = {f"module.{key}": value for key, value in head.state_dict().items()}
     plugin = plugins.load("heads", name)
-    again = plugin.from_official({**official, "module.clip.logit_scale": torch.ones(())})
+    scale = {"module.clip.logit_scale": torch.ones(())}
+    again = plugin.from_official({**official, **scale}, **masked(plugin))
     text, video = features()
     torch.testing.assert_close(again.eval()(text, video, SCALE), head(text, video, SCALE))
     with pytest.raises(IncompatibleError, match="stray"):
