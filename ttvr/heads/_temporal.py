@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +38,8 @@ class TemporalHead(Head):
         layers: of the transformer of seq_transf.
         heads: of its attention; None: width // 64.
         positions: rows of its table of positions.
+        tokens_per_frame: of the sequence that the step runs over.
     """
-
-    TOKENS_PER_FRAME: ClassVar[int] = 1
-    """Of the sequence that the step runs over."""
 
     def __init__(
         self,
@@ -53,6 +51,7 @@ class TemporalHead(Head):
         layers: int = LAYERS,
         heads: int | None = None,
         positions: int = POSITIONS,
+        tokens_per_frame: int = 1,
     ) -> None:
         super().__init__(width=width, frames=frames, words=words)
         if temporal not in STEPS:
@@ -61,11 +60,11 @@ class TemporalHead(Head):
         if temporal == "seq_lstm":
             self.lstm_visual = nn.LSTM(width, width, batch_first=True)
         if temporal == "seq_transf":
-            length = frames * self.TOKENS_PER_FRAME
+            length = frames * tokens_per_frame
             if length > positions:
                 raise UsageError(
                     f"{type(self).__name__} takes at most {positions} positions, got {length} "
-                    f"({frames} frames of {self.TOKENS_PER_FRAME})"
+                    f"({frames} frames of {tokens_per_frame})"
                 )
             self.frame_position_embeddings = nn.Embedding(positions, width)
             self.transformerClip = temporal_transformer(width, layers, heads)
