@@ -6,10 +6,16 @@ import pytest
 import torch
 from golden_heads import Golden
 
-from ttvr.errors import IncompatibleError, UsageError
+from ttvr.errors import IncompatibleError, TtvrError, UsageError
+from ttvr.heads._layers import unit
+from ttvr.heads._loose import Vectors
 from ttvr.heads._selector import TokenSelector
+from ttvr.heads.ts2net import Frames, TS2Net, _units
+from ttvr.losses import info_nce
+from ttvr.records import TextFeatures, VideoFeatures
 
 SELECTORS = ("ts2net_selector", "ucofia_selector_train")
+HEAD_CASES = ("fullmask_corr", "fullmask_iid", "padmask_corr", "padmask_iid")
 
 
 def selector_of(golden):
@@ -142,3 +148,116 @@ def test_selector_sizes_and_refusals():
     for options in ({"top": 0}, {"samples": 0}, {"sigma": 0.0}, {"sigma": float("nan")}):
         with pytest.raises(UsageError, match="top and samples of at least 1 and sigma above 0"):
             TokenSelector(16, **options)
+
+
+def head_of(golden):
+    """The head with the authors' weights; they stored none of the selector with these scores."""
+    selector = TokenSelector(golden["sent"].shape[1]).state_dict()
+    own = {f"visual_token_selector.{name}": value for name, value in selector.items()}
+    head = TS2Net.from_official(
+        {**golden.state(), **own}, heads=golden.meta["heads"], frames=6, compat_tile_mask=True
+    )
+    return head.to(golden.dtype).eval()
+
+
+def logits_of(head, golden):
+    text = head.prepare_text(golden.text())
+    frames = head.frames_of(golden.leaves["tokens"], golden["video_mask"].bool())
+    return head.fuse(head.similarities(text, _units(frames)), golden.scale())
+
+
+@pytest.mark.parametrize("case", HEAD_CASES)
+def test_the_head_equals_its_authors(shared, case):
+    golden = Golden(shared, f"ts2net_sim_{case}")
+    head = head_of(golden)
+    logits = logits_of(head, golden)
+    golden.close(logits, "sim")
+    B = min(logits.shape)
+    loss = info_nce(logits[:B, :B])
+    golden.close(loss, "loss")
+    loss.backward()
+    golden.gradients_are_close(head, ("tokens", "sent"))
+
+    video = golden.video()
+    frames = _units(Frames(video.frames, video.mask))
+    sims = head.similarities(head.prepare_text(golden.text()), frames)
+    golden.close(head.fuse(sims, golden.scale()), "sim_frames_only")
+
+    single = Golden(shared, f"ts2net_sim_{case}", torch.float32)
+    single.near(logits_of(head_of(single), single))
+
+
+def test_the_right_mask_is_another_one_only_where_frames_are_padded(shared):
+    for case, same in (("fullmask_iid", True), ("padmask_iid", False)):
+        golden = Golden(shared, f"ts2net_sim_{case}")
+        head = head_of(golden)
+        published = logits_of(head, golden)
+        head.compat_tile_mask = False
+        assert torch.equal(logits_of(head, golden), published) == same
+
+
+@pytest.mark.parametrize("tile", [False, True])
+def test_the_head_equals_a_loop(tile):
+    torch.manual_seed(0)
+    T, D, top = 3, 16, 2
+    head = TS2Net(width=D, frames=T, layers=1, heads=2, top=top, compat_tile_mask=tile).double()
+    cls, patches = (part.double() for part in tokens(B=2, T=T, D=D))
+    counts, sentences = (3, 2), torch.randn(4, D).double()
+    mask = torch.arange(T) < torch.tensor(counts)[:, None]
+    video = VideoFeatures(cls, mask, patches)
+    text = TextFeatures(sentences, sentences[:, None], torch.ones(4, 1).bool())
+    with torch.no_grad():
+        found = head.eval()(text, video, torch.tensor(20.0).double())
+        weights = head.frame_weights(text, video)
+    for v, count in enumerate(counts):
+        chosen = head.visual_token_selector(cls[v : v + 1], patches[v : v + 1])
+        keys = [j % T < count if tile else j // (1 + top) < count for j in range(T * (1 + top))]
+        after = head.temporal_step(chosen, torch.tensor([keys]))[0].detach()
+        for t in range(4):
+            cosines = {}
+            for j in range(T):
+                if keys[j * (1 + top)]:
+                    frame = after[j * (1 + top)]
+                    cosines[j] = frame @ sentences[t] / frame.norm() / sentences[t].norm()
+            length = sum(x**2 for x in cosines.values()) ** 0.5
+            exps = {j: torch.exp(4 * x / length) for j, x in cosines.items()}
+            shares = {j: e / sum(exps.values()) for j, e in exps.items()}
+            score = 20 * sum(share * cosines[j] for j, share in shares.items())
+            torch.testing.assert_close(found[t, v], score)
+            expected = torch.tensor([shares.get(j, 0.0) for j in range(T)]).double()
+            torch.testing.assert_close(weights.sentence[t, v], expected)
+    assert weights.words is None
+
+
+def test_scaling_changes_no_similarity_of_frames():
+    torch.manual_seed(0)
+    video = Frames(torch.randn(3, 5, 16).double(), torch.arange(5) < torch.tensor([[5], [2], [1]]))
+    text, head = Vectors(unit(torch.randn(4, 16).double())), TS2Net(width=16)
+    scaled = _units(video._replace(frames=7.0 * video.frames))
+    torch.testing.assert_close(
+        head.similarities(text, scaled), head.similarities(text, _units(video))
+    )
+
+
+def test_parameters_are_as_many_as_published():
+    head = TS2Net()
+    parts = dict.fromkeys(("temporal", "selector"), 0)
+    for name, parameter in head.named_parameters():
+        parts["selector" if "selector" in name else "temporal"] += parameter.numel()
+    assert parts == {"temporal": 12_648_960, "selector": 263_424}
+    assert head.visual_token_selector.samples == 500
+
+
+def test_what_ts2net_cannot_take_is_refused():
+    TS2Net(width=16, frames=19)
+    with pytest.raises(UsageError, match=r"at most 77 positions, got 80 \(20 frames of 4\)"):
+        TS2Net(width=16, frames=20)
+    TS2Net(width=16, frames=25, top=2)
+    head, (cls, patches) = TS2Net(width=16, layers=1), tokens()
+    with pytest.raises(IncompatibleError, match="extract with patches"):
+        head.prepare_video(VideoFeatures(cls, torch.ones(2, 3).bool(), None))
+    empty = torch.tensor([[True] * 3, [False] * 3])
+    with pytest.raises(TtvrError, match="video 1 of the batch has no real frame"):
+        head.prepare_video(VideoFeatures(cls, empty, patches))
+    state = {**head.state_dict(), "prompt_encoder.weight": torch.ones(2)}
+    assert TS2Net.from_official(state).width == 16
