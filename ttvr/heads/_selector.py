@@ -1,6 +1,6 @@
 """The few patch tokens of a frame that say most, chosen so that the choice can be learned.
 
-TS2-Net (Liu et al., 2022, section 3.3, as its code has it), taken over by UCoFiA.
+TS2-Net (Liu et al., 2022, as its code has it), taken over by UCoFiA.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class _PerturbedTopK(torch.autograd.Function):
     """Which patch is the i-th of the best, in the order of places: its share of the samples.
 
     The gradient is that of the published code: of the Jacobian of share i of patch p by all scores,
-    which equation 9 of Cordonnier et al. estimates, the code keeps the slope by the score of p
-    itself, the mean over the samples of [p was the i-th] noise of p / sigma.
+    which perturbed optimizers estimate, the code keeps the slope by the score of p itself, the mean
+    over the samples of [p was the i-th] noise of p / sigma.
     """
 
     @staticmethod
