@@ -140,6 +140,16 @@ def test_gradient_is_finite_and_reaches_the_inputs(name):
 
 
 @pytest.mark.parametrize("name", HEADS)
+def test_fusing_takes_matrices_at_the_scale_they_are_said_to_have(name):
+    head, (text, video) = make(name), features()
+    sims = head.similarities(head.prepare_text(text), head.prepare_video(video))
+    factors, others = head.factors(sims, SCALE), head.factors(sims, 3 * SCALE)
+    assert factors.shape == sims.shape[:1]
+    same = head.fuse(sims * (factors / others)[:, None, None], 3 * SCALE)
+    torch.testing.assert_close(same, head.fuse(sims, SCALE))
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_loss_falls_on_matched_pairs(name):
     head = make(name)
     text, video = features(texts=4)

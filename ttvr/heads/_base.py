@@ -80,6 +80,13 @@ class Head(nn.Module):
         """Sims [G, Nt, Nv] -> logits [Nt, Nv]: `scale` (exp of the logit scale) times the mean."""
         return scale * sims.mean(dim=0)
 
+    def factors(self, sims: Tensor, scale: Tensor) -> Tensor:
+        """[G], what `fuse` multiplies each matrix of sims [G, Nt, Nv] by, before they meet.
+
+        Rules that correct scores take matrices at the scale they have in there.
+        """
+        return scale.expand(len(sims))
+
     def forward(self, text: TextFeatures, video: VideoFeatures, scale: Tensor) -> Tensor:
         """Logits [Nt, Nv] of all pairs, in at least float32."""
         with without_autocast(scale.device):
