@@ -425,6 +425,25 @@ def test_the_matrix_does_not_depend_on_the_block(block):
     assert torch.allclose(words, similarity_matrix(BestWord(), text, video), atol=1e-5)
 
 
+class Several(BestWord):
+    def similarities(self, text, video):
+        sims = super().similarities(text, video)
+        return torch.cat([sims, -sims.square(), sims + 1])
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+@pytest.mark.parametrize("head", [MeanP(), Doubled(), Several()], ids=["meanp", "gain", "pairs"])
+def test_granularities_are_what_is_fused(head, block):
+    text, video = features(6)
+    parts = similarity_matrix(head, text, video, block=block, scale=7.0, granularities=True)
+    fused = similarity_matrix(head, text, video, block=block, scale=7.0)
+    assert parts.shape == (1 if head.offline else 3, *fused.shape)
+    torch.testing.assert_close(head.fuse(parts, torch.tensor(7.0)), fused)
+    video.frames[5, 0, 0] = torch.nan
+    with pytest.raises(TtvrError, match="text row 0 and video row 5 "):
+        similarity_matrix(head, text, video, block=block, granularities=True)
+
+
 def test_arrays_are_read_in_blocks_and_the_head_keeps_its_mode():
     text, video = features(2)
     arrays = VideoFeatures(video.frames.numpy().astype(np.float16), video.mask.numpy(), None)

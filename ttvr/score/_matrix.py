@@ -23,6 +23,7 @@ def similarity_matrix(
     *,
     block: int = 128,
     scale: float | Tensor = 1.0,
+    granularities: bool = False,
 ) -> Tensor:
     """The fused score of every text with every video.
 
@@ -36,9 +37,10 @@ def similarity_matrix(
         video: Nv videos. Fields are tensors, arrays or `store.Rows`.
         block: texts, and videos, scored at once.
         scale: exp of the logit scale; 1 leaves cosines as they are.
+        granularities: give the matrices that the head fuses, not multiplied by the scale.
 
     Returns:
-        [Nt, Nv] float32 on the CPU.
+        [Nt, Nv] float32 on the CPU, or [G, Nt, Nv] where granularities are wanted.
 
     Raises:
         TtvrError: a score is not finite; names the text row and the video row.
@@ -55,12 +57,15 @@ def similarity_matrix(
                 (rows, prepare_text(_read(text, rows, device)))
                 for rows in _blocks(len(sims), block)
             ]
-            for columns in _blocks(sims.shape[1], block):
+            for columns in _blocks(sims.shape[-1], block):
                 videos = prepare_video(_read(video, columns, device))
                 for rows, prepared in texts:
-                    fused = head.fuse(score(prepared, videos), scale)
-                    sims[rows, columns] = fused.float().cpu()
-                _check(sims[:, columns], columns.start)
+                    made = score(prepared, videos)
+                    made = (made if granularities else head.fuse(made, scale)).float().cpu()
+                    if made.ndim > sims.ndim:
+                        sims = sims.new_empty(len(made), *sims.shape)
+                    sims[..., rows, columns] = made
+                _check(sims[..., columns], columns.start)
     finally:
         head.train(training)
     return sims
@@ -120,7 +125,7 @@ def _tensor(part: np.ndarray | Tensor) -> Tensor:
 def _check(sims: Tensor, first: int) -> None:
     bad = (~sims.isfinite()).nonzero()
     if len(bad):
-        text, video = bad[0].tolist()
+        text, video = bad[0, -2:].tolist()
         raise TtvrError(
             f"the score of text row {text} and video row {first + video} is not a finite number"
         )
