@@ -20,7 +20,9 @@ BETA, TOP, ROUNDS, TEMP = 20.0, 1, 4, 1.0
 log = logging.getLogger(__name__)
 
 
-def dual_softmax(sims: Tensor, *, temp: float = TEMP, form: str = "product") -> Tensor:
+def dual_softmax(
+    sims: Tensor, *, temp: float = TEMP, form: str = "product", warn: bool = True
+) -> Tensor:
     """Scores times the prior that a text is the one that belongs to a video.
 
     Cheng et al., "Improving Video-Text Retrieval by Multi-Stream Corpus Alignment and Dual Softmax
@@ -35,10 +37,10 @@ def dual_softmax(sims: Tensor, *, temp: float = TEMP, form: str = "product") -> 
         form: "product": S softmax(S / temp) over texts; "log": S / temp + log of that softmax,
             whose order does not depend on the sign of S; "both": softmax over texts times softmax
             over videos, S itself left out (commented out in TC-MGC's code).
+        warn: with "product", log a line if scores are negative: there a greater prior lowers them.
 
     Returns:
-        [..., Nt, Nv]. With "product" a line is logged where scores are negative: there a greater
-        prior lowers a score.
+        [..., Nt, Nv].
 
     Raises:
         ValueError: an unknown form, or a temp that is not positive.
@@ -51,7 +53,7 @@ def dual_softmax(sims: Tensor, *, temp: float = TEMP, form: str = "product") -> 
         return scaled + scaled.log_softmax(dim=-2)
     if form == "both":
         return scaled.softmax(dim=-2) * scaled.softmax(dim=-1)
-    negative = int((sims < 0).sum())
+    negative = int((sims < 0).sum()) if warn else 0
     if negative:
         log.warning(
             "%d of %d scores are negative, and a dual softmax lowers those the more the better "
