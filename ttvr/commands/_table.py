@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR", "RSum")
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def table(found: dict[str, Any], protocol: str) -> str:
+def table(found: dict[str, Any], protocol: str, labels: Mapping[str, str] = _NONE) -> str:
     """A table, tab-separated, on a terminal with aligned columns; below it a line of protocol.
 
     Args:
         found: as `metrics.summary`.
         protocol: what was measured, and on what.
+        labels: of keys of `found`, what is added to the name of its row.
     """
     several = "v2t_sentence" in found
     names = {"t2v": "t2v", "v2t": "v2t_group" if several else "v2t", "v2t_sentence": "v2t_sentence"}
     lines = ["\t".join(("direction", *MEASURES))]
-    for way, name in names.items():
+    for way, plain in names.items():
+        name = _labelled(plain, labels.get(way))
         if way in found:
             lines.append("\t".join((name, *(f"{found[way][measure]:.1f}" for measure in MEASURES))))
-    lines.append(f"SumR\t{found['SumR']:.1f}")
+    lines.append(f"{_labelled('SumR', labels.get('SumR'))}\t{found['SumR']:.1f}")
     rows = "\n".join(lines)
     if sys.stdout.isatty():
         rows = rows.expandtabs(14)
@@ -32,3 +37,7 @@ def ties(found: dict[str, Any]) -> str:
     """How many queries have ties, and how they count."""
     parts = [f"{way} {100 * found[way]['tie_fraction']:.1f} %" for way in ("t2v", "v2t")]
     return f"ties {', '.join(parts)} ({found['compat'] or found['ties']})"
+
+
+def _labelled(name: str, label: str | None) -> str:
+    return name if label is None else f"{name}_{label}"

@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ttvr import plugins
 from ttvr.commands import _options
+from ttvr.commands._eval_normalize import (
+    add_normalize,
+    check_normalize,
+    has_bank_to_encode,
+    labels,
+    normalization,
+    protocol_of,
+)
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._table import table, ties
 from ttvr.commands._target import new_file
@@ -20,8 +28,9 @@ from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import UsageError
 
 if TYPE_CHECKING:
-    from ttvr.evaluate import Pairs, Result
+    from ttvr.evaluate import Encode, Pairs, Result
     from ttvr.records import TextFeatures
+    from ttvr.retriever import Retriever
     from ttvr.store import Features
 
 log = logging.getLogger(__name__)
@@ -43,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
             "ttvr-eval feats/ --gt pairs.tsv --missing skip --json > result.json",
             "ttvr-eval feats/ --text-features tfeats/ --save sims.npy",
             "ttvr-eval feats/ --data synthetic --split test",
+            "ttvr-eval feats/ --gt pairs.tsv --normalize qbnorm --bank train.txt",
         ],
     )
     made.add_argument("features", metavar="FEATS", help="folder of video features")
@@ -59,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("clip4clip",),
         help="the published code's numbers where scores tie or are not finite",
     )
+    add_normalize(made.add_argument_group("correction of scores"))
     model = made.add_argument_group("model (by default the one that made the features)")
     _options.add(model, "weights", "head", "device", "batch-size")
     model.add_argument(
@@ -101,19 +112,20 @@ def _add_truth(group: argparse._ArgumentGroup) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     _check_truth(args)
+    check_normalize(args)
     save = new_file(args.save, overwrite=args.overwrite) if args.save else None
     from ttvr import evaluate
-    from ttvr.clip import tokenizer
     from ttvr.retriever import load_for
-    from ttvr.search import encode_texts, report_unknown
     from ttvr.store import Features
 
     features = Features.open(args.features)
     warn_of_toy(features.meta["model"].get("note", ""), features.ids)
     texts = Features.open(args.text_features) if args.text_features else None
     pairs = _pairs(args, texts)
+    normalize = normalization(args)
     retriever = encode = None
-    if args.weights or args.head or evaluate.needs_model(features, texts):
+    needs_model = evaluate.needs_model(features, texts) or has_bank_to_encode(args)
+    if args.weights or args.head or needs_model:
         retriever = load_for(
             features.meta["model"],
             weights=args.weights,
@@ -122,14 +134,7 @@ def _run(args: argparse.Namespace) -> int:
             device=args.device,
         )
         spare_threads(retriever)
-        length, words = retriever.text_length, not retriever.head.offline
-
-        def encode(captions: list[str]) -> tuple[TextFeatures, int]:
-            cut = tokenizer.count_long(captions, most=length, on_long=args.on_long, what="captions")
-            report_unknown(retriever, captions, what="captions")
-            size = args.batch_size
-            made = encode_texts(retriever, captions, batch_size=size, words=words, length=length)
-            return made, cut
+        encode = _encoder(args, retriever)
 
     result = evaluate.evaluate(
         features,
@@ -140,6 +145,7 @@ def _run(args: argparse.Namespace) -> int:
         missing=args.missing,
         ties=args.ties,
         compat=args.compat,
+        normalize=normalize,
     )
     for video, reason in result.absent.items():
         log.warning("%s: %s", video, reason)
@@ -147,6 +153,22 @@ def _run(args: argparse.Namespace) -> int:
         evaluate.save_scores(result.sims, save)
     sys.stdout.write(_as_json(result) if args.json else _as_text(result))
     return PARTIAL if result.absent and args.missing == "skip" else DONE
+
+
+def _encoder(args: argparse.Namespace, retriever: Retriever) -> Encode:
+    from ttvr.clip import tokenizer
+    from ttvr.search import encode_texts, report_unknown
+
+    length, words = retriever.text_length, not retriever.head.offline
+
+    def encode(captions: list[str]) -> tuple[TextFeatures, int]:
+        cut = tokenizer.count_long(captions, most=length, on_long=args.on_long, what="captions")
+        report_unknown(retriever, captions, what="captions")
+        size = args.batch_size
+        made = encode_texts(retriever, captions, batch_size=size, words=words, length=length)
+        return made, cut
+
+    return encode
 
 
 def _check_truth(args: argparse.Namespace) -> None:
@@ -173,7 +195,8 @@ def _as_json(result: Result) -> str:
 
 
 def _as_text(result: Result) -> str:
-    text = table(result.metrics, _protocol(result.protocol, result.metrics))
+    line = _protocol(result.protocol, result.metrics)
+    text = table(result.metrics, line, labels(result.protocol["normalize"]))
     return text + _twins(result.metrics["twins"]) if "twins" in result.metrics else text
 
 
@@ -198,6 +221,7 @@ def _protocol(facts: dict[str, Any], found: dict[str, Any]) -> str:
         f"coverage {coverage['found']}/{coverage['expected']} videos"
         + (f" (missing: {facts['missing']})" if facts["missing"] else ""),
         ties(found),
+        *([protocol_of(facts["normalize"])] if facts["normalize"] else []),
         f"model {model['source']} {model['fingerprint'][:19]} head {model['head']}"
         + (f" ({model['note']})" if model.get("note") else ""),
         f"frames {pixels['frames']} {pixels['sampler']} {pixels['hash'][:19]}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,12 @@ import numpy as np
 
 from ttvr import metrics
 from ttvr.errors import TtvrError
+from ttvr.evaluate._normalized import (
+    ASSUMED_SCALE,
+    Normalization,
+    normalized,
+    with_other_videos,
+)
 from ttvr.evaluate._pairs import (
     Pairs,
     absent_videos,
@@ -25,9 +32,11 @@ from ttvr.retriever import Retriever
 from ttvr.store import Features
 
 __all__ = [
+    "ASSUMED_SCALE",
     "MISSING",
     "TOLERANCE",
     "Encode",
+    "Normalization",
     "Pairs",
     "Result",
     "dataset_pairs",
@@ -48,9 +57,9 @@ class Result(NamedTuple):
         metrics: of both directions, as `metrics.summary` gives them; where videos have twins also
             "twins", as `preference` gives it.
         protocol: split, sha256, numbers of queries and videos, coverage, ties, model, frames,
-            captions that were cut.
+            captions that were cut; the rule that corrected the scores, or None.
         sims: [Nt, Nv] float32, rows as the pairs that were scored, columns as the folder's rows;
-            of an offline head the cosines of its vectors.
+            of an offline head the cosines of its vectors; not corrected by a rule.
         absent: videos of the ground truth that have no features, each with the reason.
     """
 
@@ -70,6 +79,7 @@ def evaluate(
     missing: str = "error",
     ties: str | None = None,
     compat: str | None = None,
+    normalize: Normalization | None = None,
 ) -> Result:
     """Rank every video for every caption and every caption for every video.
 
@@ -89,11 +99,15 @@ def evaluate(
             out; "miss" counts them as never found, in both directions.
         ties: as in `metrics.summary`; None is "shared" where videos have twins, else "average".
         compat: as in `metrics.summary`.
+        normalize: a rule that corrects scores before they are ranked, each direction's along its
+            own axis; twins are tied before it. Not with `compat`.
 
     Raises:
-        IncompatibleError: videos, texts and model do not belong together.
+        IncompatibleError: videos, texts, banks and model do not belong together.
         TtvrError: missing videos, a score that is not finite, nothing to measure.
     """
+    if compat is not None and normalize is not None:
+        raise ValueError("compat gives published numbers, of plain scores: normalize must be None")
     require_kind(features, "video")
     if texts is not None:
         require_kind(texts, "text")
@@ -105,16 +119,31 @@ def evaluate(
     if not kept:
         raise TtvrError(f"none of the {len(absent)} videos of {pairs.name} is in {features.path}")
     captions = [pairs.captions[at] for at in kept]
-    sims, truncated = scores(features, captions, retriever, encode, texts)
+    tie = partial(tied, twins=pairs.twins, rows=rows)
+    if normalize is None:
+        sims, truncated = scores(features, captions, retriever, encode, texts)
+        by_text, by_video, rule = tie(sims), None, None
+    else:
+        sims, by_text, by_video, truncated, rule = normalized(
+            normalize,
+            features,
+            captions,
+            retriever=retriever,
+            encode=encode,
+            texts=texts,
+            tie=tie,
+        )
     missed = (len(pairs.videos) - len(kept), len(absent)) if missing == "miss" else (0, 0)
     owner = [rows[pairs.videos[at]] for at in kept]
-    shared = tied(sims, pairs.twins, rows)
     ties = ties or ("shared" if pairs.twins else "average")
-    measured = metrics.summary(shared, owner, ties=ties, compat=compat, missed=missed)
+    measured = metrics.summary(by_text, owner, ties=ties, compat=compat, missed=missed)
+    if by_video is not None:
+        other = metrics.summary(by_video, owner, ties=ties, missed=missed)
+        measured = with_other_videos(measured, other)
     if pairs.twins:
-        measured["twins"] = preference(shared, owner, pairs.twins, rows)
+        measured["twins"] = preference(by_text, owner, pairs.twins, rows)
     protocol = _protocol(features, pairs, measured, absent)
-    protocol |= {"missing": missing if absent else None, "truncated": truncated}
+    protocol |= {"missing": missing if absent else None, "truncated": truncated, "normalize": rule}
     return Result(measured, protocol, sims, absent)
 
 

@@ -30,8 +30,13 @@ def scores(
     retriever: Retriever | None,
     encode: Encode | None,
     texts: Features | None,
+    *,
+    granularities: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """[Nt, Nv] float32 on the CPU, and how many captions had to be cut."""
+    """[Nt, Nv] float32 on the CPU, and how many captions had to be cut.
+
+    With `granularities` [G, Nt, Nv] of a head that scores pairs, as `similarity_matrix` says.
+    """
     model = retriever.identity() if retriever is not None else features.meta["model"]
     head = plugins.load("heads", model["head"])
     key = "space" if head.offline else "base"
@@ -64,7 +69,8 @@ def scores(
         )
     patches = features.patches if head.needs_patches else None
     video = VideoFeatures(features.frames, features.mask, patches)
-    return similarity_matrix(retriever.head, text, video).numpy(), cut
+    made = similarity_matrix(retriever.head, text, video, granularities=granularities)
+    return made.numpy(), cut
 
 
 def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:
