@@ -1,7 +1,7 @@
-"""X-CLIP as its equations read: every pair at once, texts first, frames last.
+"""X-CLIP and UCoFiA as their equations read: every pair at once, texts first, frames last.
 
-This is how its authors evaluate a block of texts against a block of videos, what depends on one
-side alone included. The head is measured against it.
+This is how their authors evaluate a block of texts against a block of videos, what depends on one
+side alone included. The heads are measured against it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ttvr.heads.ucofia import UCoFiA
 from ttvr.heads.xclip import XCLIP
 from ttvr.records import TextFeatures, VideoFeatures
 
@@ -34,6 +35,25 @@ def xclip(head: XCLIP, text: TextFeatures, video: VideoFeatures, scale: Tensor) 
         twice=False,
     )
     return scale * (video_sentence + video_word + sentence_frame + frame_word) / 4
+
+
+def ucofia(head: UCoFiA, text: TextFeatures, video: VideoFeatures, scale: Tensor) -> Tensor:
+    """Logits [Nt, Nv] of UCoFiA with words and without masks, as `UCoFiA` gives them."""
+    sentence, words, frames = _unit(text.sentence), _unit(text.words), _unit(video.frames)
+    vector = head.vector_video(video)
+    video_sentence = (sentence @ head.global_mat_weight) @ (vector @ head.global_mat_weight_1).T
+    sentence_frame = _aggregate(
+        torch.einsum("td,vnd->tvn", sentence, frames), head.frame_logit_weight, twice=True
+    )
+    tokens = head.visual_tokens(video) @ head.local_mat_weight1
+    pairs = torch.einsum("tld,vnd->tvln", words @ head.local_mat_weight, tokens)
+    patch_word = _aggregate_both_orders(
+        pairs,
+        (head.word_mat_weight, head.word_mat_weight2),
+        (head.pixel_mat_weight, head.pixel_mat_weight2),
+        twice=True,
+    )
+    return (scale * (video_sentence + sentence_frame) + patch_word) / 3
 
 
 def _aggregate_both_orders(
