@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ttvr.show import Segmentation
 
-ONLY_CENTERS = ("reduce", "map", "frames", "weights", "device", "activation")
+ONLY_CENTERS = ("reduce", "map", "frames")
 
 
 class Drawn(NamedTuple):
@@ -58,7 +58,6 @@ def add_centers(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="of the video, at most (default: what the weights were trained with)",
     )
-    _options.add(group, "weights", "device")
 
 
 def _plan(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`ttvr-show`: what `ttvr-rank --json` found as a contact sheet, or what clustering keeps."""
+"""`ttvr-show`: what was found as a contact sheet, what clustering keeps, what a head looks at."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ttvr.commands import _options
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
-from ttvr.commands._show_centers import ONLY_CENTERS, add_centers, draw_centers
+from ttvr.commands._show_attention import ONLY_ATTENTION, add_attention, draw_attention
+from ttvr.commands._show_centers import ONLY_CENTERS, Drawn, add_centers, draw_centers
 from ttvr.commands._target import new_file
 from ttvr.errors import TtvrError, UsageError
 from ttvr.files import written
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ONLY_HITS = ("top", "columns")
+OF_MODEL = ("weights", "device", "activation")
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         "were found, with rank, time, id and score.\n"
         "With --centers: a video, or a folder of images -> its frames with the patches that token\n"
         "clustering keeps, a row per --reduce (CenterCLIP, Figure 5; with --map Figure 1 too).\n"
+        "With --attention: a video and a sentence -> its frames, and how much each counts for the\n"
+        "sentence and for each word (TC-MGC, Figure 11).\n"
         "The path of the picture goes to stdout.",
         examples=[
             "ttvr-rank queries.txt feats/ --json | ttvr-show - -o hits.png",
@@ -49,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
             "ttvr-show --centers video.mp4 -o centers.png",
             "ttvr-show --centers video.mp4 -o two.png --reduce kmedoids@2:4,16 "
             "--reduce spectral@2:4,16 --map",
+            "ttvr-show --attention video.mp4 --query 'a man sings' -w run.pt -o attention.png",
         ],
     )
     made.add_argument("hits", metavar="HITS", nargs="?", help="file of JSON lines, - is stdin")
@@ -58,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         "--columns", type=_options.positive, default=5, metavar="N", help="tiles side by side"
     )
     add_centers(made.add_argument_group("cluster centers"))
+    add_attention(made.add_argument_group("attention"))
+    _options.add(
+        made.add_argument_group("model, with --centers or --attention"), "weights", "device"
+    )
     output = made.add_argument_group("output")
     output.add_argument(
         "--width", type=_options.positive, default=1600, metavar="N", help="of the picture, pixels"
@@ -67,19 +76,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    _check(args)
+    mode = _mode(args)
     out = _output(args)
-    return _run_hits(args, out) if args.centers is None else _run_centers(args, out)
+    if mode == "hits":
+        return _run_hits(args, out)
+    draw = {"centers": draw_centers, "attention": draw_attention}[mode]
+    return _finish(args, out, getattr(args, mode), draw(args, tallest=_tallest(out)))
 
 
-def _check(args: argparse.Namespace) -> None:
-    if (args.hits is None) == (args.centers is None):
-        raise UsageError("expected either HITS, a file of `ttvr-rank --json`, or --centers VIDEO")
+def _mode(args: argparse.Namespace) -> str:
+    """What is shown: hits, centers or attention.
+
+    Raises:
+        UsageError: none of them or several, or flags of another one.
+    """
+    given = [mode for mode in ("hits", "centers", "attention") if getattr(args, mode) is not None]
+    if len(given) != 1:
+        raise UsageError(
+            "expected either HITS, a file of `ttvr-rank --json`, or --centers VIDEO, or "
+            "--attention VIDEO"
+        )
     default = _parser().get_default
-    other = ONLY_CENTERS if args.centers is None else ONLY_HITS
-    if ignored := [f"--{name}" for name in other if getattr(args, name) != default(name)]:
-        which = "with" if args.centers is None else "without"
-        raise UsageError(f"{', '.join(ignored)}: only {which} --centers")
+    for names, modes in (
+        (ONLY_HITS, ("hits",)),
+        (ONLY_CENTERS, ("centers",)),
+        (ONLY_ATTENTION, ("attention",)),
+        (OF_MODEL, ("centers", "attention")),
+    ):
+        ignored = [f"--{name}" for name in names if getattr(args, name) != default(name)]
+        if ignored and given[0] not in modes:
+            others = " or ".join(f"--{mode}" for mode in modes)
+            which = f"without --{given[0]}" if modes == ("hits",) else f"with {others}"
+            raise UsageError(f"{', '.join(ignored)}: only {which}")
+    return given[0]
 
 
 def _run_hits(args: argparse.Namespace, out: Path) -> int:
@@ -102,12 +131,11 @@ def _run_hits(args: argparse.Namespace, out: Path) -> int:
     return PARTIAL if sheet.failures else DONE
 
 
-def _run_centers(args: argparse.Namespace, out: Path) -> int:
-    drawn = draw_centers(args, tallest=_tallest(out))
+def _finish(args: argparse.Namespace, out: Path, video: str, drawn: Drawn) -> int:
     _save(drawn.image, out)
     _report(args, out, drawn.image, drawn.facts)
     if drawn.is_partial:
-        log.warning("%s: partial: it ends early, or its decoder met errors", args.centers)
+        log.warning("%s: partial: it ends early, or its decoder met errors", video)
         return PARTIAL
     return DONE
 
