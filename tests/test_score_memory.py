@@ -208,3 +208,5 @@ def test_states_are_cut_by_rows():
     assert part.rows.tolist() == [[4, 5], [6, 7]]
     assert _blocks.take(state, torch.tensor([5, 0])).rows.tolist() == [[10, 11], [0, 1]]
     assert _blocks.count(state.rows) == 6
+    halves = [_blocks.take(state, slice(0, 4)), _blocks.take(state, slice(4, 6))]
+    assert all(torch.equal(a, b) for a, b in zip(_blocks.joined(halves), state, strict=True))

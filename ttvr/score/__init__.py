@@ -8,6 +8,7 @@ from ttvr.score._matrix import (
     text_vectors,
     video_vectors,
 )
+from ttvr.score._pairs import top_pairs
 from ttvr.score._top_k import top_k
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "streamed_matrix",
     "text_vectors",
     "top_k",
+    "top_pairs",
     "video_vectors",
 ]

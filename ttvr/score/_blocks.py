@@ -131,6 +131,11 @@ def take(state: State, rows: slice | Tensor) -> State:
     return type(state)(*(field[rows] for field in state))
 
 
+def joined(states: Sequence[State]) -> State:
+    """States of one head, one after the other, as one."""
+    return type(states[0])(*(torch.cat(fields) for fields in zip(*states, strict=True)))
+
+
 def at_once(floats: int, memory: int) -> int:
     """How many items of so many numbers can be read and prepared in a quarter of so many bytes.
 
