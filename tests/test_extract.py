@@ -20,6 +20,8 @@ from ttvr.clip import tokenizer
 from ttvr.errors import IncompatibleError, TtvrError, UsageError, VideoError
 from ttvr.extract import Encoder, Options, TextOptions, find_inputs
 from ttvr.extract import _decode as decoding
+from ttvr.heads._layers import unit
+from ttvr.heads.meanp import MeanP
 from ttvr.store import Features
 
 T = 4
@@ -416,6 +418,33 @@ def test_what_is_stored(clips, model, tmp_path):
     assert row_bytes == EMBED * 4 + T * 16 * EMBED * 4 + T + T * 4
     with pytest.raises(IncompatibleError, match="dtype is '<f4', now '<f2'; arrays is"):
         run(tmp_path / "feats", inputs, model)
+
+
+class OfPatches(MeanP):
+    """One vector per video, of its patches, those of padded frames too."""
+
+    needs_patches = True
+
+    def vector_video(self, video):
+        return unit(video.patches.mean(dim=(1, 2)))
+
+
+def test_a_vector_of_patches_needs_none_stored(clips, model, tmp_path):
+    facts = {"recipe": model.recipe, "source": model.source, "activation": model.activation}
+    model = retriever.Retriever(model.clip, OfPatches(width=EMBED), **facts)
+    inputs = find_inputs([clips / "0.mp4", clips / "deep" / "er"]).items
+    run(tmp_path / "feats", inputs, model)
+    run(tmp_path / "patched", inputs, model, options=OPTIONS._replace(patches=True))
+    features, patched = Features.open(tmp_path / "feats"), Features.open(tmp_path / "patched")
+    assert features.patches is None
+    np.testing.assert_array_equal(features.video[:], patched.video[:])
+    padding = model.pad_patches()
+    for row, (patches, real) in enumerate(zip(patched.patches[:], patched.mask[:], strict=True)):
+        seen = torch.tensor(patches).float()
+        seen[~torch.tensor(real)] = padding
+        vector = unit(seen.mean(dim=(0, 1))).numpy()
+        np.testing.assert_allclose(features.video[row], vector, atol=2e-3)
+    assert patched.mask[1].tolist() == [True, True, False, False]
 
 
 def test_other_preprocessing_is_refused(clips, model, whole):

@@ -88,6 +88,16 @@ def test_texts_are_as_long_as_the_longest():
     assert next(make(split, batch_size=8, words=4).batches(0)).ids.shape == (8, 4)
 
 
+def test_texts_have_all_their_positions_where_padding_counts():
+    split = colors("train")._replace(captions=("red", "a very dark blue", *["!"] * 6))
+    for words in (4, 12):
+        ids = next(make(split, batch_size=8, words=words, is_padded=True).batches(0)).ids
+        plain = next(make(split, batch_size=8, words=words).batches(0)).ids
+        assert ids.shape == (8, words)
+        assert torch.equal(ids[:, : plain.shape[1]], plain)
+        assert not ids[:, plain.shape[1] :].any()
+
+
 def test_missing_frames_are_padding():
     batch = next(make(frames=8).batches(0))
     assert batch.mask.tolist() == [[True] * FRAMES + [False] * 2] * 4

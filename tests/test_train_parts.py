@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from pair_head import install
 from tiny_training import FRAMES, colors, data, read, recipe, write_start
 from torch.nn import functional as F
 
@@ -110,6 +111,16 @@ def test_labels_are_the_tokens_that_the_model_is_shown(start):
     split = colors("train")._replace(captions=(long, *["a blue one"] * 7))
     parts = set_up(recipe(start), data(train=split), Options(), "cpu")
     assert parts.model.auxiliary.tokens.tolist() == sorted(tokenizer.encode("red a blue one"))
+
+
+def test_heads_on_words_are_trained_on_all_positions(start, monkeypatch):
+    install(monkeypatch)
+    shapes = {}
+    for head in ("pair_head", "meanp"):
+        settings = recipe(start, head=head, words=20, train_frames=3, word_loss=0.0)
+        shapes[head] = rehearse(settings, data(), device="cpu")["batch"]["ids"]
+    assert shapes["pair_head"] == [4, 20]
+    assert shapes["meanp"][1] < 10
 
 
 def test_the_word_loss_has_its_weight(start):

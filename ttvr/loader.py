@@ -47,8 +47,10 @@ class Loader:
         batch_size: B, captions per batch.
         frames: T; a clip with fewer is padded.
         size: side of a frame, pixels.
-        words: L, tokens of a caption at most; longer ones are cut. A batch is as long as its
-            longest caption: text attention is causal, so padding would change nothing.
+        words: L, tokens of a caption at most; longer ones are cut.
+        is_padded: every batch has L tokens per caption, for heads that count padding in. Otherwise
+            it is as long as its longest caption: text attention is causal, so padding would change
+            nothing.
         seed: of the order and of the frames that are taken.
         jobs: clips read at once, in threads, a batch ahead of the caller.
 
@@ -65,6 +67,7 @@ class Loader:
         frames: int,
         size: int,
         words: int,
+        is_padded: bool = False,
         seed: int,
         jobs: int = 1,
     ) -> None:
@@ -75,7 +78,8 @@ class Loader:
             )
         self.split, self.batch_size = split, batch_size
         self._read, self._frames, self._size = read, frames, size
-        self._words, self._seed, self._jobs = words, seed, jobs
+        self._words, self._is_padded = words, is_padded
+        self._seed, self._jobs = seed, jobs
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -101,9 +105,8 @@ class Loader:
         )
         for first, (frames, mask) in zip(range(0, len(rows), self.batch_size), pixels, strict=True):
             chosen = rows[first : first + self.batch_size]
-            ids = shortened(
-                tokenizer.tokenize([self.split.captions[row] for row in chosen], self._words)
-            )
+            ids = tokenizer.tokenize([self.split.captions[row] for row in chosen], self._words)
+            ids = ids if self._is_padded else shortened(ids)
             owner = torch.tensor([self.split.owner[row] for row in chosen])
             yield Batch(ids, frames, mask, owner)
 

@@ -50,6 +50,7 @@ class Encoder:
         try:
             features = self._features(pixels, mask)
             vectors = self._retriever.head.vector_video(features)
+            features = _emptied(features, patches=self._options.patches)
         except (RuntimeError, TtvrError) as error:
             raise TtvrError(
                 f"the model failed on {', '.join(names)}: {error}; what is done is kept"
@@ -89,14 +90,12 @@ class Encoder:
         return batch, mask
 
     def _features(self, pixels: Tensor, mask: Tensor) -> VideoFeatures:
-        """What the encoder makes of it, float32; padded frames are zero."""
+        """What the encoder makes of it, float32, with the patches that are stored or scored."""
+        patches = self._options.patches or self._retriever.head.needs_patches
         with autocast(self._retriever.device, self._options.precision):
-            found = self._retriever.encode_video(pixels, mask, patches=self._options.patches)
-        real = found.mask.unsqueeze(-1)
-        patches = found.patches
-        if patches is not None:
-            patches = torch.where(real.unsqueeze(-1), patches.float(), 0.0)
-        return VideoFeatures(torch.where(real, found.frames.float(), 0.0), found.mask, patches)
+            found = self._retriever.encode_video(pixels, mask, patches=patches)
+        kept = None if found.patches is None else found.patches.float()
+        return VideoFeatures(found.frames.float(), found.mask, kept)
 
     def _row(
         self, features: VideoFeatures, vectors: Tensor, number: int, times: np.ndarray
@@ -120,3 +119,10 @@ class Encoder:
         padded[: len(times)] = times
         starts = padded[:: self._options.frames // len(real)]
         return np.where(real, starts, np.nan).astype("<f4")
+
+
+def _emptied(video: VideoFeatures, *, patches: bool) -> VideoFeatures:
+    """As a folder has it: zeros where frames are padded, and patches only where wanted."""
+    real = video.mask.unsqueeze(-1)
+    kept = torch.where(real.unsqueeze(-1), video.patches, 0.0) if patches else None
+    return VideoFeatures(torch.where(real, video.frames, 0.0), video.mask, kept)

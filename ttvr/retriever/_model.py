@@ -67,8 +67,16 @@ class Retriever(nn.Module):
 
     @property
     def text_length(self) -> int:
-        """L, tokens per text: all that CLIP takes, or what a head on words is built for."""
-        return self.clip.context_length if self.head.offline else self.recipe.words
+        """L, tokens per text: what a head on words is built for, or all that CLIP takes.
+
+        Such a head gets L positions of every text, padded ones too, which published ones count in.
+        """
+        return self.recipe.words if self.head.needs_words else self.clip.context_length
+
+    @property
+    def scale(self) -> Tensor:
+        """What similarities are multiplied by: exp of CLIP's logit scale, a scalar."""
+        return self.clip.logit_scale.exp()
 
     def encode_text(self, ids: Tensor) -> TextFeatures:
         """Ids [B, L] int64 -> TextFeatures; as `CLIP.encode_text`."""
@@ -108,15 +116,13 @@ class Retriever(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch by name, weighted, to be summed; scalars of float32."""
         text, video = self.features(batch)
-        scale = self.clip.logit_scale.exp()
-        losses = self.losses(text, video, scale)
+        losses = self.losses(text, video, self.scale)
         if self.auxiliary is not None:
             vectors = self.head.vector_text(text), self.head.vector_video(video)
             words = self.auxiliary(batch.ids.to(self.device), *vectors)
             losses["words"] = self.recipe.word_loss * words
         return losses
 
-    @torch.inference_mode()
     def pad_frame(self, frames: int = 1) -> Tensor:
         """[D] float32: what an all-zero frame becomes, which unmasked heads see as padding.
 
@@ -124,10 +130,18 @@ class Retriever(nn.Module):
             frames: T of the videos. With token reducers it is the last segment of a video that is
                 padding alone.
         """
+        return self._padding(frames, patches=False).frames[0, -1].float()
+
+    def pad_patches(self, frames: int = 1) -> Tensor:
+        """[P, D] float32: what its patches become, otherwise as `pad_frame`."""
+        return self._padding(frames, patches=True).patches[0, -1].float()
+
+    @torch.inference_mode()
+    def _padding(self, frames: int, *, patches: bool) -> VideoFeatures:
         size, T = self.clip.image_size, frames if self.plan.reducers else 1
         pixels = torch.zeros(1, T, 3, size, size, device=self.device)
         mask = torch.zeros(1, T, dtype=torch.bool, device=self.device)
-        return self.clip.encode_video(pixels, mask, self.plan.reducers).frames[0, -1].float()
+        return self.clip.encode_video(pixels, mask, self.plan.reducers, patches=patches)
 
     def identity(self) -> dict[str, Any]:
         """The `model` entry of a feature folder: what decides which features belong together.
@@ -140,7 +154,6 @@ class Retriever(nn.Module):
         options = dict(self.recipe.head_options)
         reduction: list[Any] = self.plan.canonical
         base = _digest([fingerprint, self.activation, [*reduction, *self._learned()]])
-        head = [self.head_name, options, checkpoints.fingerprint(self.head.state_dict())]
         return {
             "arch": checkpoints.arch(state),
             "activation": self.activation,
@@ -151,8 +164,14 @@ class Retriever(nn.Module):
             "head_options": options,
             "reduce": reduction,
             "base": base,
-            "space": _digest([base, *head]),
+            "space": self.space_on(base),
         }
+
+    def space_on(self, base: str) -> str:
+        """What governs the vectors that the head makes of features with that `base`."""
+        options = dict(self.recipe.head_options)
+        head = [self.head_name, options, checkpoints.fingerprint(self.head.state_dict())]
+        return _digest([base, *head])
 
     def _learned(self) -> list[str]:
         """The fingerprint of what reducers have learned, where they learn at all."""

@@ -95,6 +95,7 @@ def set_up(recipe: Recipe, data: Data, options: Options, device: str | torch.dev
         frames=recipe.train_frames or recipe.frames,
         size=model.clip.image_size,
         words=length,
+        is_padded=model.head.needs_words,
         seed=recipe.seed,
         jobs=options.jobs,
     )
