@@ -130,7 +130,7 @@ def test_what_does_not_fit_the_model_is_refused_with_the_numbers(text, match):
 
 
 def test_every_number_of_frames_is_checked():
-    assert plan("kmedoids@6:4,49", frames=[12, 4]).frames_after(4) == 4
+    assert plan("kmedoids@6:4,49", frames=[12, 4]).left_of(4).frames == 4
     with pytest.raises(UsageError, match="6 frames do not divide into 4 segments"):
         plan("kmedoids@6:4,49", frames=[12, 6])
 
@@ -155,7 +155,7 @@ def test_one_reducer_per_block():
 def test_stages_follow_their_blocks():
     made = plan("kmedoids@8:3,40", "kmedoids@4:6,49")
     assert made.canonical == ["kmedoids@4:6,49", "kmedoids@8:3,40"]
-    assert made.frames_after(12) == made.segments == 3
+    assert made.left_of(12).frames == made.segments == 3
     assert plan("token_shift").segments is None
     with pytest.raises(UsageError, match="kmedoids@8:6,49: 3 frames do not divide into 6"):
         plan("kmedoids@4:3,49", "kmedoids@8:6,49")
@@ -164,12 +164,12 @@ def test_stages_follow_their_blocks():
     with pytest.raises(UsageError, match=match):
         plan("kmedoids@4:6,40", "kmedoids@8:3,81")
     # The same frames, with less tokens each.
-    assert plan("kmedoids@4:12,30", "kmedoids@8:12,20").frames_after(12) == 12
+    assert plan("kmedoids@4:12,30", "kmedoids@8:12,20").left_of(12).frames == 12
 
 
 def test_a_grid_ends_where_tokens_are_chosen():
     near = "spectral@8:2,9,spatial_temporal=true"
-    assert plan("pooling@6:4", near).frames_after(12) == 2
+    assert plan("pooling@6:4", near).left_of(12).frames == 2
     with pytest.raises(UsageError, match="lie on no grid after a reducer chose"):
         plan("kmedoids@6:4,49", near)
     with pytest.raises(UsageError, match="lie on no grid after a reducer chose"):
@@ -179,8 +179,8 @@ def test_a_grid_ends_where_tokens_are_chosen():
 
 
 def test_tokens_that_may_be_hidden_end_the_plan():
-    assert plan("kmedoids@6:4,49,mask=true", "kmedoids@8:2,49").frames_after(12) == 2
-    assert plan("kmedoids@6:4,50", "kmedoids@8:2,49").frames_after(12) == 2
+    assert plan("kmedoids@6:4,49,mask=true", "kmedoids@8:2,49").left_of(12).frames == 2
+    assert plan("kmedoids@6:4,50", "kmedoids@8:2,49").left_of(12).frames == 2
     with pytest.raises(UsageError, match=r"kmedoids@8:2,49: .* may be hidden \(mask=true\)"):
         plan("kmedoids@6:4,50,mask=true", "kmedoids@8:2,49")
 

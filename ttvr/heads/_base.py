@@ -45,6 +45,10 @@ class Head(nn.Module):
     needs_words: ClassVar[bool] = False
     """Texts are cut or padded to `words` tokens, and come with a feature per token."""
     needs_patches: ClassVar[bool] = False
+    least_patches: int = 1
+    """Of a head that needs patches: how many a frame or segment must have."""
+    fixed_frames: ClassVar[bool] = False
+    """It has matrices of `frames` rows, so no video with another number of frames fits."""
     gather: ClassVar[bool] = True
     """The loss is taken over the batches of all processes together."""
     vector_gain: float = 1.0

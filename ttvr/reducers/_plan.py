@@ -47,6 +47,20 @@ class Stage(NamedTuple):
         return "".join((self.name, block, segments, centers, *options))
 
 
+class Left(NamedTuple):
+    """What a plan leaves of a video.
+
+    Attributes:
+        frames: T'.
+        patches: P' of each.
+        has_hidden: some of them fill up where frames are padded, and attention does not see them.
+    """
+
+    frames: int
+    patches: int
+    has_hidden: bool
+
+
 @dataclass(frozen=True)
 class Plan:
     """What acts in a model's visual tower.
@@ -73,8 +87,8 @@ class Plan:
         counts = [stage.segments for stage in self.stages.values() if stage.segments is not None]
         return counts[-1] if counts else None
 
-    def frames_after(self, frames: int) -> int:
-        """T' that is left of T frames.
+    def left_of(self, frames: int) -> Left:
+        """What is left of T frames.
 
         Raises:
             UsageError: the plan cannot act on so many; the message has the numbers.
@@ -91,7 +105,7 @@ class Plan:
                 raise UsageError(f"{self.stages[block]}: {error}") from error
             is_grid = is_grid and not reducer.needs_centers
             has_hidden = reducer.is_masked and before < P
-        return T
+        return Left(T, P, has_hidden)
 
 
 def parse(texts: Iterable[str]) -> tuple[Stage, ...]:
@@ -143,7 +157,7 @@ def build(
     made, reducers = _shortest(made, reducers, layers), dict(sorted(reducers.items()))
     plan = Plan(made, reducers, patches)
     for T in frames:
-        plan.frames_after(T)
+        plan.left_of(T)
     return plan
 
 

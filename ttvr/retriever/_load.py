@@ -22,6 +22,7 @@ from ttvr.heads._base import Head
 from ttvr.recipes import Recipe, from_settings
 from ttvr.reducers import Plan
 from ttvr.retriever import _reduction
+from ttvr.retriever._fit import require_fit, require_weights
 from ttvr.retriever._model import Retriever
 
 SCRATCH = "scratch"
@@ -55,7 +56,8 @@ def load(
     Raises:
         RequirementError: the weights or the device are not there.
         IncompatibleError: the file is not a CLIP, or has no weights for this head.
-        UsageError: an unknown head or reducer, or one that does not fit the model or the frames.
+        UsageError: an unknown head or reducer, one that does not fit the model or the frames, or
+            a head that takes no patches such as the reducers leave.
     """
     checkpoint = checkpoints.read(weights)
     recipe = _recipe(checkpoint, head)
@@ -65,7 +67,7 @@ def load(
     else:
         whose = f"the recipe of {checkpoint.source}"
         plan = partial(_reduction.stated, texts=recipe.reduce, frames=takes, by=whose)
-    return _loaded(checkpoint, recipe, plan, activation=activation, device=device)
+    return _loaded(checkpoint, recipe, plan, takes=takes, activation=activation, device=device)
 
 
 def _loaded(
@@ -73,6 +75,7 @@ def _loaded(
     recipe: Recipe,
     plan_for: Callable[[CLIP], Plan],
     *,
+    takes: Sequence[int] = (),
     activation: str | None,
     device: str | torch.device,
 ) -> Retriever:
@@ -81,9 +84,11 @@ def _loaded(
     plan = plan_for(clip)
     _reduction.fill(plan, checkpoint, clip, starts_new=False)
     recipe = replace(recipe, reduce=tuple(plan.canonical))
+    head = _head(recipe, checkpoint, clip, plan)
+    require_fit(head, recipe.head, clip, plan, frames=takes)
     retriever = Retriever(
         clip,
-        _head(recipe, checkpoint, clip, plan),
+        head,
         plan=plan,
         recipe=recipe,
         source=checkpoint.source,
@@ -109,7 +114,8 @@ def build(
     Raises:
         RequirementError: the weights or the device are not there.
         IncompatibleError: the file is not a CLIP, or its weights do not fit the recipe.
-        UsageError: an unknown head or reducer, unknown sizes, or a reducer that does not fit.
+        UsageError: an unknown head or reducer, unknown sizes, or a head or reducer that does not
+            fit.
     """
     scratch, colon, sizes = recipe.weights.partition(":")
     if colon and scratch == SCRATCH:
@@ -127,6 +133,7 @@ def build(
     _reduction.fill(plan, checkpoint, clip, starts_new=True)
     recipe = replace(recipe, reduce=tuple(plan.canonical))
     head = _head(recipe, checkpoint, clip, plan, starts_new=True)
+    require_fit(head, recipe.head, clip, plan, frames=frames)
     source = checkpoint.source
     made = Retriever(clip, head, plan=plan, recipe=recipe, source=source, activation=activation)
     return made.to(resolve_device(device)).train()
@@ -233,10 +240,12 @@ def _head(
     try:
         plugin = plugins.load("heads", recipe.head)
         head = plugins.construct(plugin, dict(recipe.head_options), **sizes)
-        if starts_new and not trained:
+        if trained:
+            head.load_state_dict(checkpoint.head)
+        elif starts_new:
             head.init_from_clip(clip)
         else:
-            head.load_state_dict(checkpoint.head if trained else {})
+            require_weights(head, recipe.head, checkpoint)
     except (UsageError, RuntimeError) as error:
         # A head that the user named is wrong use; one that the file names is not.
         if isinstance(error, UsageError) and not trained:
