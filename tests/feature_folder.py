@@ -10,7 +10,8 @@ from ttvr import retriever
 from ttvr.records import VideoFeatures
 from ttvr.store import Outcome, Settings, Source, Writer
 
-T = 3
+T, P = 3, 16
+PAD = np.linspace(-1, 1, EMBED, dtype="f4")
 NAMES = {
     "a/one": "a/one.mp4",
     "two, three": "two, three.mov",
@@ -27,9 +28,12 @@ def write_checkpoint(path, *, seed=0):
     return path
 
 
-def write_features(folder, model, *, names=NAMES, root="/clips", without=(), copies=()):
+def write_features(
+    folder, model, *, names=NAMES, root="/clips", without=("patches",), copies=(), argv=""
+):
     """Random frames under these names; `copies` are ids that repeat the first video."""
-    arrays = [name for name in ("video", "frames", "mask", "times") if name not in without]
+    known = ("video", "frames", "mask", "times", "patches")
+    arrays = [name for name in known if name not in without]
     sources = [Source(name, root, path, 1, 1) for name, path in names.items()]
     settings = Settings(
         arrays=tuple(arrays),
@@ -37,21 +41,26 @@ def write_features(folder, model, *, names=NAMES, root="/clips", without=(), cop
         shard_rows=2,
         model=model.identity(),
         preprocess={"hash": "sha256:pixels", "sampler": "segment", "frames": T},
-        provenance={"precision": "fp32"},
+        provenance={"precision": "fp32", "argv": argv},
     )
-    with Writer(folder, sources, settings=settings, pad=np.zeros(EMBED, "f4")) as writer:
+    with Writer(folder, sources, settings=settings, pad=PAD) as writer:
         for number, source in enumerate(sources):
             generator = torch.Generator().manual_seed(0 if source.id in copies else number)
             mask = torch.arange(T)[None] <= (0 if source.id in copies else number % T)
             frames = torch.randn(1, T, EMBED, generator=generator) * mask[..., None]
+            patches = torch.randn(1, T, P, EMBED, generator=generator) * mask[..., None, None]
+            video = VideoFeatures(frames, mask, patches)
+            with torch.inference_mode():
+                vector = model.head.vector_video(video)
             row = {
-                "video": model.head.vector_video(VideoFeatures(frames, mask, None))[0].numpy(),
+                "video": vector[0].numpy(),
                 "frames": frames[0].numpy(),
+                "patches": patches[0].numpy(),
                 "mask": mask[0].numpy(),
                 "times": np.where(mask[0], np.arange(T) + 0.25, np.nan),
             }
-            dtypes = {"video": "<f2", "frames": "<f2", "mask": "|b1", "times": "<f4"}
-            row = {name: row[name].astype(dtypes[name]) for name in arrays}
+            dtypes = {"mask": "|b1", "times": "<f4"}
+            row = {name: row[name].astype(dtypes.get(name, "<f2")) for name in arrays}
             writer.add(Outcome({"status": "ok", "duration": 1.0, "frames": T}, row))
         writer.finish()
     return folder

@@ -179,7 +179,8 @@ def _add_texts(group: argparse._ArgumentGroup) -> None:
         "--words",
         type=_options.positive,
         metavar="N",
-        help="tokens of a text, start and end included (default: the model's context length)",
+        help="tokens of a text, start and end included (default: what the head is made for, else "
+        "the model's context length)",
     )
     group.add_argument(
         "--on-long",

@@ -8,12 +8,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ttvr.commands._extract_model import load_model, provenance
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE
 from ttvr.commands._texts import read_queries
 from ttvr.errors import UsageError
+
+if TYPE_CHECKING:
+    from ttvr.retriever import Retriever
 
 
 def run_texts(args: argparse.Namespace) -> int:
@@ -26,9 +30,7 @@ def run_texts(args: argparse.Namespace) -> int:
     shared = {"kind": "text", "dtype": extract.DTYPES[args.dtype], "shard_rows": args.shard_rows}
     store.check_usable(Path(args.out), shared, resume=args.resume, overwrite=args.overwrite)
     retriever = load_model(args)
-    words = args.words or retriever.clip.context_length
-    if words > retriever.clip.context_length:
-        raise UsageError(f"--words {words}: the model takes {retriever.clip.context_length}")
+    words = _positions(args.words, retriever)
     report_unknown(retriever, texts, what="texts")
     with Progress("texts", total=len(texts), mode=args.progress, quiet=args.quiet) as progress:
         meta, long = extract.run_texts(
@@ -50,6 +52,22 @@ def run_texts(args: argparse.Namespace) -> int:
     else:
         print(args.out)
     return DONE
+
+
+def _positions(asked: int | None, retriever: Retriever) -> int:
+    """Tokens of a text that are stored.
+
+    Raises:
+        UsageError: the model has fewer positions, or the head is made for another number.
+    """
+    words = asked or retriever.text_length
+    if words > retriever.clip.context_length:
+        raise UsageError(f"--words {words}: the model takes {retriever.clip.context_length}")
+    if retriever.head.needs_words and words != retriever.text_length:
+        raise UsageError(
+            f"--words {words}: the head {retriever.head_name} takes {retriever.text_length}"
+        )
+    return words
 
 
 def _pairs(name: str, texts: Sequence[str]) -> list[tuple[int, str]]:

@@ -6,17 +6,21 @@ again gives the bytes of an undisturbed run. A power cut: shards that are closed
 as rows of zeros and are made again, or journal lines, whose rows are made again too.
 """
 
+from ttvr.store._again import extract_again
 from ttvr.store._claim import check_usable
 from ttvr.store._earlier import Outcome, departed, known
 from ttvr.store._features import Features, attempts
 from ttvr.store._journal import Source
 from ttvr.store._rows import Rows
 from ttvr.store._texts import TextWriter
+from ttvr.store._views import Chosen, Padded
 from ttvr.store._writer import Settings, Writer
 
 __all__ = [
+    "Chosen",
     "Features",
     "Outcome",
+    "Padded",
     "Rows",
     "Settings",
     "Source",
@@ -25,5 +29,6 @@ __all__ = [
     "attempts",
     "check_usable",
     "departed",
+    "extract_again",
     "known",
 ]
