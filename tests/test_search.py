@@ -13,6 +13,7 @@ import ttvr
 from ttvr import search
 from ttvr.clip import tokenizer
 from ttvr.errors import IncompatibleError, RequirementError, TtvrError, UsageError
+from ttvr.search import _gallery
 from ttvr.store import Features
 
 QUERIES = [
@@ -89,15 +90,15 @@ def test_many_queries_come_in_order_and_as_they_are_known(home, model, monkeypat
     features = Features.open(home / "feats")
     queries = [f"{QUERIES[n % 4]} {n}" for n in range(11)]
     expected = list(search.search(model, features, queries))
-    monkeypatch.setattr(search, "QUERIES_AT_ONCE", 4)
+    monkeypatch.setattr(_gallery, "QUERIES_AT_ONCE", 4)
     asked = []
-    top_k = search.top_k
+    top_k = _gallery.top_k
 
     def watched(*args):
         asked.append(args)
         return top_k(*args)
 
-    monkeypatch.setattr(search, "top_k", watched)
+    monkeypatch.setattr(_gallery, "top_k", watched)
     found = search.search(model, features, queries, ids=[str(n) for n in range(11)])
     first = next(found)
     assert len(asked) == 1
@@ -126,7 +127,7 @@ def test_the_gain_of_a_head_is_in_the_scores(home, model, monkeypatch):
 
 
 def test_no_time_without_frames(home, model, tmp_path):
-    write_features(tmp_path / "feats", model, without=("frames",))
+    write_features(tmp_path / "feats", model, without=("frames", "patches"))
     (hits,) = ttvr.rank(["a dog"], tmp_path / "feats", 3)
     assert [hit.time for hit in hits.hits] == [None] * 3
 

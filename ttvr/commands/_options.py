@@ -13,6 +13,8 @@ from ttvr.errors import UsageError
 MOST_JOBS = 8
 
 _LARGEST_SEED = (1 << 63) - 1
+_UNITS = ("K", "M", "G", "T")
+_LEAST_SIZE = 1 << 20
 
 
 def positive(text: str) -> int:
@@ -40,6 +42,20 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
     return value
+
+
+def size(text: str) -> int:
+    """Bytes, 1 MiB or more: a number with K, M, G or T (powers of 1024), as in 512M or 1.5G."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    try:
+        count = float(number) * 1024 ** ("", *_UNITS).index(unit)
+    except ValueError:
+        count = 0.0
+    if not _LEAST_SIZE <= count < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no amount of memory of 1M or more, such as 512M or 2G"
+        )
+    return int(count)
 
 
 def _reducer(text: str) -> str:
@@ -153,6 +169,17 @@ def _overwrite(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _memory(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--memory",
+        type=size,
+        default="1G",
+        metavar="SIZE",
+        help="to score in, apart from the model and the texts: 512M, 2G, ...; more is no faster "
+        "on a CPU",
+    )
+
+
 def _top(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-k", "--top", type=positive, default=10, metavar="N", help="hits per query")
 
@@ -171,6 +198,7 @@ _SHARED: dict[str, Callable[[argparse._ArgumentGroup], None]] = {
     "seed": _seed,
     "overwrite": _overwrite,
     "top": _top,
+    "memory": _memory,
 }
 
 

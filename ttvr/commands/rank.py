@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
             'ttvr-rank --query "a dog catches a frisbee" feats/ -k 3',
             "ttvr-rank queries.txt feats/ --json | ttvr-show - -o hits.png",
             'ttvr-rank --query "sunset at the sea" feats/ --ids -0 | xargs -0 cp -t sunsets/',
+            "ttvr-rank queries.txt feats/ -w runs/x/best.pt --rerank 100",
         ],
     )
     made.usage = "%(prog)s [options] QUERIES FEATS\n       %(prog)s [options] --query TEXT FEATS"
@@ -54,18 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="QUERIES FEATS",
         help="file of queries or -, then the feature folder; with --query the folder alone",
     )
-    query = made.add_argument_group("queries")
-    query.add_argument(
-        "--query", action="append", default=[], metavar="TEXT", help="a query; repeatable"
-    )
-    query.add_argument(
-        "--on-long",
-        choices=("truncate", "error"),
-        default="truncate",
-        help="queries of more tokens than the model has positions",
-    )
-    model = made.add_argument_group("model (by default the one that made the features)")
-    _options.add(model, "weights", "device")
+    _add_queries(made.add_argument_group("queries"))
+    _add_model(made.add_argument_group("model (by default the one that made the features)"))
     output = made.add_argument_group("output")
     _options.add(output, "top")
     shape = output.add_mutually_exclusive_group()
@@ -82,8 +73,33 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
+def _add_queries(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--query", action="append", default=[], metavar="TEXT", help="a query; repeatable"
+    )
+    group.add_argument(
+        "--on-long",
+        choices=("truncate", "error"),
+        default="truncate",
+        help="queries of more tokens than the model or its head takes",
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    _options.add(group, "weights", "head", "device", "memory")
+    group.add_argument(
+        "--rerank",
+        type=_options.positive,
+        metavar="N",
+        help="of a head that scores pairs: find N candidates by the vectors of the videos, and "
+        "score only those (default: all videos)",
+    )
+
+
 def _run(args: argparse.Namespace) -> int:
     source, folder = _inputs(args)
+    if args.rerank is not None and args.rerank < args.top:
+        raise UsageError(f"--rerank {args.rerank}: hits are candidates, so at least -k {args.top}")
     queries = [Query(None, text) for text in args.query] if source is None else _read(source)
     if blank := [number for number, query in enumerate(queries) if not query.text.strip()]:
         raise UsageError(f"query {blank[0]} is blank")
@@ -94,6 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     retriever = open_model(
         features,
         weights=args.weights,
+        head=args.head,
         activation=args.activation,
         device=args.device,
     )
@@ -106,6 +123,8 @@ def _run(args: argparse.Namespace) -> int:
         top=args.top,
         ids=[query.id for query in queries],
         on_long=args.on_long,
+        rerank=args.rerank,
+        memory=args.memory,
     )
     _print(found, args)
     return DONE
