@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
             "ttvr-eval feats/ --gt pairs.tsv",
             "ttvr-eval feats/ --gt pairs.tsv --missing skip --json > result.json",
             "ttvr-eval feats/ --text-features tfeats/ --save sims.npy",
+            "ttvr-eval feats/ --gt pairs.tsv -w runs/x/best.pt --memory 4G",
             "ttvr-eval feats/ --data synthetic --split test",
             "ttvr-eval feats/ --gt pairs.tsv --normalize qbnorm --bank train.txt",
         ],
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_normalize(made.add_argument_group("correction of scores"))
     model = made.add_argument_group("model (by default the one that made the features)")
-    _options.add(model, "weights", "head", "device", "batch-size")
+    _options.add(model, "weights", "head", "device", "batch-size", "memory")
     model.add_argument(
         "--on-long",
         choices=("truncate", "error"),
@@ -80,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     output = made.add_argument_group("output")
     _options.add(output, "json", "overwrite")
-    output.add_argument("--save", metavar="FILE", help="write the scores, .npy [captions, videos]")
+    output.add_argument(
+        "--save",
+        metavar="FILE",
+        help="write the scores, .npy [captions, videos]: cosines, or logits (at the model's logit "
+        "scale) of a head that scores pairs",
+    )
     made.set_defaults(weights=None)
     return made
 
@@ -146,6 +152,7 @@ def _run(args: argparse.Namespace) -> int:
         ties=args.ties,
         compat=args.compat,
         normalize=normalize,
+        memory=args.memory,
     )
     for video, reason in result.absent.items():
         log.warning("%s: %s", video, reason)
@@ -159,7 +166,7 @@ def _encoder(args: argparse.Namespace, retriever: Retriever) -> Encode:
     from ttvr.clip import tokenizer
     from ttvr.search import encode_texts, report_unknown
 
-    length, words = retriever.text_length, not retriever.head.offline
+    length, words = retriever.text_length, retriever.head.needs_words
 
     def encode(captions: list[str]) -> tuple[TextFeatures, int]:
         cut = tokenizer.count_long(captions, most=length, on_long=args.on_long, what="captions")

@@ -29,6 +29,7 @@ from ttvr.evaluate._scores import Encode, needs_model, scores
 from ttvr.evaluate._twins import TOLERANCE, preference, tied
 from ttvr.files import written
 from ttvr.retriever import Retriever
+from ttvr.score import MEMORY
 from ttvr.store import Features
 
 __all__ = [
@@ -59,7 +60,8 @@ class Result(NamedTuple):
         protocol: split, sha256, numbers of queries and videos, coverage, ties, model, frames,
             captions that were cut; the rule that corrected the scores, or None.
         sims: [Nt, Nv] float32, rows as the pairs that were scored, columns as the folder's rows;
-            of an offline head the cosines of its vectors; not corrected by a rule.
+            of an offline head the cosines of its vectors, of one that scores pairs logits, that is
+            at the model's logit scale; not corrected by a rule.
         absent: videos of the ground truth that have no features, each with the reason.
     """
 
@@ -80,6 +82,7 @@ def evaluate(
     ties: str | None = None,
     compat: str | None = None,
     normalize: Normalization | None = None,
+    memory: int = MEMORY,
 ) -> Result:
     """Rank every video for every caption and every caption for every video.
 
@@ -92,8 +95,8 @@ def evaluate(
         pairs: the ground truth.
         retriever: the model; not needed where `needs_model` says so.
         encode: captions -> TextFeatures by that model, in order, of `text_length` tokens, with
-            words where the head is not offline; and how many captions were cut to that length.
-            Not needed where `texts` are given.
+            words where the head needs them; and how many captions were cut to that length. Not
+            needed where `texts` are given.
         texts: a text folder that holds the captions, already encoded.
         missing: what becomes of captions whose video has no features. "error"; "skip" leaves them
             out; "miss" counts them as never found, in both directions.
@@ -101,6 +104,7 @@ def evaluate(
         compat: as in `metrics.summary`.
         normalize: a rule that corrects scores before they are ranked, each direction's along its
             own axis; twins are tied before it. Not with `compat`.
+        memory: bytes that scoring may take, apart from the scores and the texts.
 
     Raises:
         IncompatibleError: videos, texts, banks and model do not belong together.
@@ -121,7 +125,7 @@ def evaluate(
     captions = [pairs.captions[at] for at in kept]
     tie = partial(tied, twins=pairs.twins, rows=rows)
     if normalize is None:
-        sims, truncated = scores(features, captions, retriever, encode, texts)
+        sims, truncated = scores(features, captions, retriever, encode, texts, memory=memory)
         by_text, by_video, rule = tie(sims), None, None
     else:
         sims, by_text, by_video, truncated, rule = normalized(
@@ -131,6 +135,7 @@ def evaluate(
             retriever=retriever,
             encode=encode,
             texts=texts,
+            memory=memory,
             tie=tie,
         )
     missed = (len(pairs.videos) - len(kept), len(absent)) if missing == "miss" else (0, 0)

@@ -71,6 +71,7 @@ def normalized(
     retriever: Retriever | None,
     encode: Encode | None,
     texts: Features | None,
+    memory: int,
     tie: Callable[[np.ndarray], np.ndarray],
 ) -> Normalized:
     """Score, and correct the scores of each granularity before they are fused.
@@ -82,6 +83,7 @@ def normalized(
         retriever: as `evaluate`.
         encode: likewise.
         texts: likewise.
+        memory: likewise.
         tie: scores [N, Nv] -> the same, those of twins tied.
 
     Raises:
@@ -94,7 +96,9 @@ def normalized(
 
     def score(gallery: Features, asked: list[str], stored: Features | None) -> tuple[Tensor, int]:
         """[G, N, Nv]; an offline head has one granularity."""
-        made, cut = scores(gallery, asked, retriever, encode, stored, granularities=True)
+        made, cut = scores(
+            gallery, asked, retriever, encode, stored, memory=memory, granularities=True
+        )
         return torch.from_numpy(made.reshape(-1, *made.shape[-2:])), cut
 
     def tied(sims: Tensor) -> Tensor:
@@ -141,7 +145,7 @@ class _Fusion:
             self.scale = torch.tensor(ASSUMED_SCALE)
         else:
             self._head = retriever.head
-            self.scale = retriever.clip.logit_scale.detach().float().exp()
+            self.scale = retriever.scale.detach().float()
 
     def factors(self, sims: Tensor) -> Tensor:
         """[G] float64 on the CPU: what turns stored matrices [G, N, M] into what is fused."""

@@ -10,9 +10,15 @@ import torch
 from ttvr import plugins
 from ttvr.errors import IncompatibleError
 from ttvr.evaluate._pairs import quoted
-from ttvr.records import TextFeatures, VideoFeatures
-from ttvr.retriever import Retriever, require_same
-from ttvr.score import inner_products, similarity_matrix
+from ttvr.records import TextFeatures
+from ttvr.retriever import (
+    Retriever,
+    has_own_vectors,
+    require_same,
+    stored_texts,
+    stored_videos,
+)
+from ttvr.score import MEMORY, inner_products, similarity_matrix, text_vectors, video_vectors
 from ttvr.store import Features
 
 Encode = Callable[[list[str]], tuple[TextFeatures, int]]
@@ -20,8 +26,15 @@ Encode = Callable[[list[str]], tuple[TextFeatures, int]]
 
 
 def needs_model(features: Features, texts: Features | None) -> bool:
-    """Whether scoring takes a model: captions are to be encoded, or the head works on frames."""
-    return texts is None or not plugins.load("heads", features.meta["model"]["head"]).offline
+    """Whether scoring takes a model.
+
+    It does where captions are to be encoded, the head works on frames, or the texts have vectors of
+    another head, but words that this one can make its own of.
+    """
+    if texts is None or not _is_offline(features):
+        return True
+    own, other = features.meta["model"], texts.meta["model"]
+    return own["space"] != other["space"] and own["base"] == other["base"]
 
 
 def scores(
@@ -31,46 +44,53 @@ def scores(
     encode: Encode | None,
     texts: Features | None,
     *,
+    memory: int = MEMORY,
     granularities: bool = False,
 ) -> tuple[np.ndarray, int]:
     """[Nt, Nv] float32 on the CPU, and how many captions had to be cut.
 
     With `granularities` [G, Nt, Nv] of a head that scores pairs, as `similarity_matrix` says.
     """
-    model = retriever.identity() if retriever is not None else features.meta["model"]
-    head = plugins.load("heads", model["head"])
-    key = "space" if head.offline else "base"
     own = features.meta["model"]
-    require_same(own, model, key, folder=features.path, what="the captions are to be encoded")
+    if retriever is None:
+        return _stored(features, captions, texts), 0
+    what = "the captions are to be encoded"
+    require_same(own, retriever.identity(), "base", folder=features.path, what=what)
+    cut = 0
     if texts is not None:
-        require_same(own, texts.meta["model"], key, folder=features.path, what=str(texts.path))
-        rows = _rows_of(texts, captions)
-    if head.offline and texts is not None:
-        return inner_products(torch.from_numpy(texts.text[rows]), features.video).numpy(), 0
-    if retriever is None or (texts is None and encode is None):
-        raise ValueError("a model is needed: captions to encode, or a head that works on frames")
-    if texts is None:
+        require_same(own, texts.meta["model"], "base", folder=features.path, what=str(texts.path))
+        text = stored_texts(retriever, texts, _rows_of(texts, captions))
+    elif encode is not None:
         text, cut = encode(captions)
     else:
-        text, cut = _stored_words(texts, rows, retriever.device), 0
-    if head.offline:
-        with torch.inference_mode():
-            vectors = retriever.head.vector_text(text)
-        return inner_products(vectors, features.video).numpy(), cut
-    lacking = [
-        name
-        for name, needed in (("frames", True), ("patches", head.needs_patches))
-        if needed and getattr(features, name) is None
-    ]
-    if lacking:
-        raise IncompatibleError(
-            f"the head {model['head']} needs {' and '.join(lacking)}, which {features.path} does "
-            "not hold; extract again with them"
+        raise ValueError("captions are to be encoded, and nobody says how")
+    head, device = retriever.head, retriever.device
+    if not head.offline:
+        videos, scale = stored_videos(retriever, features), retriever.scale.detach()
+        made = similarity_matrix(
+            head, text, videos, memory=memory, scale=scale, granularities=granularities
         )
-    patches = features.patches if head.needs_patches else None
-    video = VideoFeatures(features.frames, features.mask, patches)
-    made = similarity_matrix(retriever.head, text, video, granularities=granularities)
-    return made.numpy(), cut
+        return made.numpy(), cut
+    vectors = features.video
+    if not has_own_vectors(retriever, features):
+        videos = stored_videos(retriever, features)
+        vectors = video_vectors(head, videos, device=device, memory=memory)
+    queries = text_vectors(head, text, device=device, memory=memory)
+    return inner_products(queries, vectors).numpy(), cut
+
+
+def _stored(features: Features, captions: Sequence[str], texts: Features | None) -> np.ndarray:
+    """Of vectors that are both in folders."""
+    if texts is None or not _is_offline(features):
+        raise ValueError("a model is needed: captions to encode, or a head that works on frames")
+    own, other = features.meta["model"], texts.meta["model"]
+    require_same(own, other, "space", folder=features.path, what=str(texts.path))
+    rows = _rows_of(texts, captions)
+    return inner_products(torch.from_numpy(texts.text[rows]), features.video).numpy()
+
+
+def _is_offline(features: Features) -> bool:
+    return plugins.load("heads", features.meta["model"]["head"]).offline
 
 
 def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:
@@ -83,9 +103,3 @@ def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:
             "encode them again with `ttvr-extract --text`, or leave --text-features out"
         )
     return [rows[caption.strip()] for caption in captions]
-
-
-def _stored_words(texts: Features, rows: list[int], device: torch.device) -> TextFeatures:
-    words, mask = (torch.from_numpy(part[rows]).to(device) for part in (texts.words, texts.mask))
-    words, last = words.float(), mask.sum(1) - 1
-    return TextFeatures(words[torch.arange(len(rows), device=device), last], words, mask)
