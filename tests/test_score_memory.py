@@ -190,6 +190,32 @@ def test_what_is_not_finite_is_named_in_the_stream_too():
         assert made.training
 
 
+class Two(PairHead):
+    """Two granularities, of which the second counts twice."""
+
+    def similarities(self, text, video):
+        sims = super().similarities(text, video)
+        return torch.cat([sims, sims.square()])
+
+    def fuse(self, sims, scale):
+        return scale * (sims[0] + 2 * sims[1])
+
+
+@pytest.mark.parametrize("memory", [1, 50_000, 1 << 30])
+def test_granularities_are_given_as_they_are_fused(memory):
+    text, video = features()
+    made = Two(width=D, frames=T, words=L)
+    sims = similarity_matrix(made, text, video, memory=memory, granularities=True, scale=20.0)
+    assert sims.shape == (2, 23, 31)
+    fused = similarity_matrix(made, text, video, memory=memory, scale=20.0)
+    torch.testing.assert_close(made.fuse(sims, 20.0), fused)
+    one = similarity_matrix(MeanP(width=D), text, video, granularities=True, scale=20.0)
+    torch.testing.assert_close(20 * one[0], similarity_matrix(MeanP(), text, video, scale=20.0))
+    video.frames[3] = torch.nan
+    with pytest.raises(TtvrError, match="text row 0 and video row 3 "):
+        similarity_matrix(made, text, video, memory=memory, granularities=True)
+
+
 @pytest.mark.parametrize("memory", [1, 1 << 30])
 def test_vectors_do_not_depend_on_memory(memory):
     text, video = features()

@@ -98,18 +98,33 @@ def evaluating(head: Head, device: torch.device) -> Iterator[None]:
 
 
 def scores(
-    head: Head, texts: State, videos: State, *, scale: Tensor, block: tuple[int, int]
+    head: Head,
+    texts: State,
+    videos: State,
+    *,
+    scale: Tensor,
+    block: tuple[int, int],
+    granularities: bool = False,
 ) -> Tensor:
-    """The fused scores of prepared texts and videos [Nt, Nv] float32, on their device."""
+    """The fused scores of prepared texts and videos [Nt, Nv] float32, on their device.
+
+    With `granularities` what the head fuses, [G, Nt, Nv].
+    """
+
+    def score(texts: State, videos: State) -> Tensor:
+        sims = head.similarities(texts, videos)
+        return (sims if granularities else head.fuse(sims, scale)).float()
+
     Nt, Nv = count(texts), count(videos)
-    if Nt <= block[0] and Nv <= block[1]:
-        return head.fuse(head.similarities(texts, videos), scale).float()
-    made = torch.empty(Nt, Nv, device=scale.device)
+    if not Nt or (Nt <= block[0] and Nv <= block[1]):
+        return score(texts, videos)
+    made = None
     for columns in slices(Nv, block[1]):
         some = take(videos, columns)
         for rows in slices(Nt, block[0]):
-            sims = head.similarities(take(texts, rows), some)
-            made[rows, columns] = head.fuse(sims, scale).float()
+            part = score(take(texts, rows), some)
+            made = part.new_empty(*part.shape[:-2], Nt, Nv) if made is None else made
+            made[..., rows, columns] = part
     return made
 
 
@@ -168,7 +183,7 @@ def device_of(text: TextFeatures) -> torch.device:
 
 
 def check_finite(scores: Tensor, texts: int, videos: Sequence[int] | np.ndarray | range) -> None:
-    """Refuse scores [Nt, Nv] that are not finite.
+    """Refuse scores [..., Nt, Nv] that are not finite.
 
     Args:
         scores: of consecutive texts with some videos.
@@ -180,7 +195,7 @@ def check_finite(scores: Tensor, texts: int, videos: Sequence[int] | np.ndarray 
     """
     bad = (~scores.isfinite()).nonzero()
     if len(bad):
-        row, column = bad[0].tolist()
+        row, column = bad[0, -2:].tolist()
         raise TtvrError(
             f"the score of text row {texts + row} and video row {int(videos[column])} is not a "
             "finite number"

@@ -37,6 +37,7 @@ def similarity_matrix(
     memory: int = MEMORY,
     block: int | None = None,
     scale: float | Tensor = 1.0,
+    granularities: bool = False,
 ) -> Tensor:
     """The fused score of every text with every video.
 
@@ -52,9 +53,10 @@ def similarity_matrix(
         memory: bytes to get by with, apart from the result and from what the head holds itself.
         block: texts, and videos, scored at once; None: what fits a processor's cache, and memory.
         scale: exp of the logit scale; 1 leaves cosines as they are.
+        granularities: give the matrices that the head fuses, not multiplied by the scale.
 
     Returns:
-        [Nt, Nv] float32 on the CPU.
+        [Nt, Nv] float32 on the CPU, or [G, Nt, Nv] where granularities are wanted.
 
     Raises:
         TtvrError: a score is not finite; names the text row and the video row.
@@ -63,15 +65,17 @@ def similarity_matrix(
     sizes = Sizes.within(memory, head, text, video, device=device, block=block)
     scale = torch.as_tensor(scale, dtype=torch.float32, device=device)
     sims = torch.empty(len(text.sentence), len(video.frames))
-    prepare_text, prepare_video, score = _rule(head, scale, sizes)
+    prepare_text, prepare_video, score = _rule(head, scale, sizes, granularities)
     with evaluating(head, device):
-        for rows in slices(len(sims), sizes.texts):
+        for rows in slices(len(text.sentence), sizes.texts):
             texts = prepare_text(read(text, rows, device))
-            for columns in slices(sims.shape[1], sizes.videos):
+            for columns in slices(len(video.frames), sizes.videos):
                 videos = prepare_video(read(video, columns, device))
                 made = score(texts, videos).cpu()
                 check_finite(made, rows.start, range(columns.start, columns.stop))
-                sims[rows, columns] = made
+                if made.ndim > sims.ndim:
+                    sims = sims.new_empty(len(made), *sims.shape)
+                sims[..., rows, columns] = made
     return sims
 
 
@@ -158,14 +162,18 @@ def inner_products(text: Tensor, gallery: Any, *, block: int = 4096) -> Tensor:
     return sims
 
 
-def _rule(head: Head, scale: Tensor, sizes: Sizes) -> tuple[Callable, Callable, Score]:
-    """What prepares texts, what prepares videos, and what scores them: [Nt, Nv]."""
+def _rule(
+    head: Head, scale: Tensor, sizes: Sizes, granularities: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Any], Score]:
+    """What prepares texts, what prepares videos, and what scores them; as `similarity_matrix`."""
 
     def score(texts: State, videos: State) -> Tensor:
         if not head.offline:
-            return scores(head, texts, videos, scale=scale, block=sizes.block)
-        sims = head.vector_gain * inner_products(texts, videos)
-        return head.fuse(sims.to(scale.device).unsqueeze(0), scale).float()
+            return scores(
+                head, texts, videos, scale=scale, block=sizes.block, granularities=granularities
+            )
+        sims = (head.vector_gain * inner_products(texts, videos)).to(scale.device).unsqueeze(0)
+        return sims if granularities else head.fuse(sims, scale).float()
 
     if head.offline:
         return head.vector_text, head.vector_video, score
