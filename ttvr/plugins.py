@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,26 @@ def construct(plugin: Callable[..., Any], options: dict[str, Any], **sizes: Any)
     Raises:
         UsageError: an unknown option; the message lists those there are.
     """
+    require_options(plugin, options, sizes)
+    return plugin(**sizes, **options)
+
+
+def require_options(
+    plugin: Callable[..., Any], options: Iterable[str], sizes: Iterable[str]
+) -> None:
+    """Refuse options that a plug-in does not have.
+
+    Args:
+        plugin: as `construct`.
+        options: names that the user gave.
+        sizes: names that are no option, because the caller supplies them.
+
+    Raises:
+        UsageError: an unknown option; the message lists those there are.
+    """
     known = [name for name in inspect.signature(plugin).parameters if name not in sizes]
     if unknown := sorted(set(options) - set(known)):
         have = ", ".join(known) or "none"
         raise UsageError(
             f"unknown option {', '.join(unknown)} of {plugin.__name__}; it has: {have}"
         )
-    return plugin(**sizes, **options)
