@@ -17,6 +17,7 @@ from ttvr.losses import info_nce
 from ttvr.records import TextFeatures, VideoFeatures
 
 State = Any
+_SHOWN = 5  # of the tensors that an error lists
 
 
 class FrameWeights(NamedTuple):
@@ -208,4 +209,6 @@ def without_autocast(device: torch.device) -> torch.autocast:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"
+    rest = len(names) - _SHOWN
+    tail = [f"{rest} more"] if rest > 0 else []
+    return ", ".join([*names[:_SHOWN], *tail]) or "nothing"
