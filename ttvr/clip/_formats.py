@@ -24,7 +24,7 @@ NPZ_FORMAT = "ttvr-npz/1"
 LABEL = "ttvr"
 
 _HEAD_BYTES = 512
-_WRAPPERS = ("state_dict", "model")
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
 _TABLE = "token_embedding.weight"
 _VOCABULARY = 1 << 18
 _NPZ_HEADER_BYTES = 10_000

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ttvr.errors import TtvrError
 
-_PREFIXES = ("module.", "clip.")
+_WRAPPER, _CLIP = "module.", "clip."
 _IGNORED = re.compile(
     r"(input_resolution|context_length|vocab_size|(.+\.)?attn_mask|(.+\.)?position_ids)"
 )
@@ -66,9 +67,15 @@ def to_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors: of OpenAI's, open_clip's or Hugging Face's layout, whatever wrapped them.
 
     Raises:
-        TtvrError: a ResNet CLIP, or a layout with parts missing. The message names no file.
+        TtvrError: a ResNet CLIP, a layout with parts missing, or a CLIP that is a part of
+            something. The message names no file.
     """
     tensors = _unwrapped(tensors)
+    if any(name.startswith(_CLIP) for name in tensors):
+        raise TtvrError(
+            "a CLIP below clip., and more beside it: if it is a published system's checkpoint, "
+            "make a run of it with ttvr-weights convert --system"
+        )
     tensors = {name: t for name, t in tensors.items() if not _IGNORED.fullmatch(name)}
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
         tensors = _from_hugging_face(tensors)
@@ -82,10 +89,26 @@ def to_openai(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def split(
+    tensors: dict[str, Tensor], is_beside: Callable[[str], bool]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of a CLIP, and of what was built on it: `clip.` begins the names of the first alone.
+
+    Args:
+        tensors: whatever wrapped them.
+        is_beside: whether a full name that begins so is none of CLIP's all the same.
+    """
+    tensors = _unwrapped(tensors, (_WRAPPER,))
+    clip = {n: t for n, t in tensors.items() if n.startswith(_CLIP) and not is_beside(n)}
+    return clip, {name: tensor for name, tensor in tensors.items() if name not in clip}
+
+
+def _unwrapped(
+    tensors: dict[str, Tensor], prefixes: tuple[str, ...] = (_WRAPPER, _CLIP)
+) -> dict[str, Tensor]:
     """Without the prefixes that training wrappers put before every name."""
     while tensors:
-        prefix = next((p for p in _PREFIXES if all(n.startswith(p) for n in tensors)), None)
+        prefix = next((p for p in prefixes if all(n.startswith(p) for n in tensors)), None)
         if prefix is None:
             break
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from ttvr.clip._formats import RUN_FORMAT
 from ttvr.clip._sizes import arch
 from ttvr.clip._write import SIZES, SUFFIXES, random, random_state, save
 from ttvr.clip.catalog import RANDOM, TOY, find, locate
-from ttvr.errors import TtvrError
+from ttvr.errors import IncompatibleError, TtvrError
 
 __all__ = [
     "RANDOM",
@@ -37,11 +37,13 @@ __all__ = [
     "random",
     "random_state",
     "read",
+    "read_official",
     "save",
     "verify",
 ]
 
 _LOG = logging.getLogger(__name__)
+_BOTH_TOWERS = ("visual.proj", "text_projection")
 _OVERLAP = 4
 _ROOM = 1 << 20
 
@@ -103,6 +105,48 @@ def read(path_or_name: str | Path) -> Checkpoint:
     activation = stated or ("quick_gelu" if is_named else None)
     recipe = run.get("recipe", {})
     return Checkpoint(clip, head, recipe, source, activation, reducers, raw.format, note)
+
+
+def read_official(
+    path_or_name: str | Path, *, is_beside: Callable[[str], bool] = lambda _: False
+) -> Checkpoint:
+    """A checkpoint of a system that its authors built on CLIP.
+
+    Args:
+        path_or_name: as `load`.
+        is_beside: whether a name that begins with `clip.` is none of CLIP's all the same.
+
+    Returns:
+        As `read`, `head` being all that is not CLIP's, by the authors' names.
+
+    Raises:
+        RequirementError: as `load`.
+        TtvrError: damaged, or a file that asks for more than data.
+        IncompatibleError: what stands below `clip.` is not the whole of a CLIP, or it is a ttvr
+            run.
+    """
+    path = locate(path_or_name)
+    with _blamed(path):
+        raw = _formats.read(path)
+        _limit(raw, path.stat().st_size)
+        if raw.run is not None:
+            raise IncompatibleError("a ttvr run already, which every -w takes")
+        if odd := [name for name in raw.tensors if not name.isprintable()]:
+            raise TtvrError(f"damaged: the name of a tensor is {_layouts.shown(odd[0])}")
+        clip, rest = _layouts.split(raw.tensors, is_beside)
+        if not clip:
+            found = _layouts.some(list(rest))
+            raise IncompatibleError(
+                f"no tensor stands below clip., where CLIP's are; it has {found}"
+            )
+        try:
+            clip = _sizes.check(_layouts.to_openai(clip))
+        except TtvrError as error:
+            raise IncompatibleError(f"below clip.: {error}") from error
+        if absent := [name for name in _BOTH_TOWERS if name not in clip]:
+            raise IncompatibleError(f"below clip.: a tower is missing, with {', '.join(absent)}")
+        clip, head = (_masters(part, is_mapped=raw.is_mapped) for part in (clip, rest))
+    return Checkpoint(clip, head, {}, str(path), _activation(raw), {}, raw.format, _note(raw))
 
 
 def verify(path_or_name: str | Path) -> Checkpoint:
