@@ -17,7 +17,7 @@ LAYERS = (
     ("records", "errors", "files"),
     (
         *("plugins", "losses", "devices", "clip", "cluster", "video", "frames", "store", "metrics"),
-        *("normalize", "distributed", "optim", "recipes", "synthetic"),
+        *("normalize", "distributed", "optim", "recipes", "systems", "synthetic"),
     ),
     ("reducers", "heads", "datasets"),
     ("retriever", "loader", "score"),

@@ -178,6 +178,12 @@ def load_for(
     return _loaded(checkpoint, recipe, plan, activation=activation, device=device)
 
 
+def head_sizes(recipe: Recipe, clip: CLIP, plan: Plan) -> dict[str, int]:
+    """What a head is built for: `width`, `frames` (or the segments left of them), `words`."""
+    frames = plan.segments or recipe.frames
+    return {"width": clip.width, "frames": frames, "words": recipe.words}
+
+
 def _from_scratch(recipe: Recipe, sizes: str) -> checkpoints.Checkpoint:
     if sizes not in checkpoints.SIZES:
         known = ", ".join(checkpoints.SIZES)
@@ -234,7 +240,7 @@ def _head(
     starts_new: bool = False,
 ) -> Head:
     """The head with the checkpoint's weights; one not trained yet is refused or `starts_new`."""
-    sizes = {"width": clip.width, "frames": plan.segments or recipe.frames, "words": recipe.words}
+    sizes = head_sizes(recipe, clip, plan)
     stored = checkpoint.recipe
     trained = bool(stored) and stored.get("head", Recipe.head) == recipe.head
     try:
