@@ -25,7 +25,7 @@ class Verbs:
         self,
         run: Callable[[argparse.Namespace], int],
         summary: str,
-        example: str,
+        examples: str,
         *shared: str,
     ) -> argparse.ArgumentParser:
         """The parser of one more verb.
@@ -33,15 +33,17 @@ class Verbs:
         Args:
             run: does it and returns the exit code; the verb is called as this is, without `_`.
             summary: what it does, without a full stop.
-            example: a call that works, without the command's own name.
+            examples: calls that work, one a line, without the command's own name.
             shared: options of `_options`.
         """
         exit_codes = self._command.epilog.splitlines()[-1]
+        calls = [f"  {self._command.prog} {line}" for line in examples.splitlines()]
+        title = "example:" if len(calls) == 1 else "examples:"
         one = self._parsers.add_parser(
             run.__name__.removeprefix("_"),
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example:\n  {self._command.prog} {example}\n\n{exit_codes}",
+            epilog="\n".join([title, *calls, "", exit_codes]),
             formatter_class=self._command.formatter_class,
             allow_abbrev=False,
         )

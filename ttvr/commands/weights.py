@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttvr.commands._convert import add_convert
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import execute, parser
 from ttvr.commands._target import new_file
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         examples=(
             "ttvr-weights list",
             "ttvr-weights fetch ViT-B/32",
+            "ttvr-weights convert --system xclip pytorch_model.bin.4 -o xclip.pt",
             "ttvr-weights random --seed 0 -o random.pt",
         ),
     )
@@ -45,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     one = verbs.add(_verify, summary, "verify model.pt", "json")
     one.add_argument("weights", metavar="PATH|NAME", help="a checkpoint or a name")
     _add_fetch(verbs)
-    _add_convert(verbs)
+    add_convert(verbs)
     _add_random(verbs)
     return made
 
@@ -56,22 +58,6 @@ def _add_fetch(verbs: Verbs) -> None:
     one.add_argument("name", metavar="NAME", help="as `ttvr-weights list` shows it")
     one.add_argument("--url", help="a mirror of the file, or file://...; its hash must be the same")
     one.add_argument("-o", "--out", metavar="DIR", help="folder; by default ~/.cache/ttvr")
-
-
-def _add_convert(verbs: Verbs) -> None:
-    summary = "write a CLIP as a state dict, .safetensors or .npz"
-    example = "convert ViT-B/32 -o clip.safetensors --dtype float16"
-    one = verbs.add(_convert, summary, example, "overwrite")
-    one.add_argument("weights", metavar="IN", help="a checkpoint or a name")
-    one.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help=".pt, .bin, .safetensors or .npz"
-    )
-    one.add_argument(
-        "--dtype", choices=("float32", "float16"), help="by default float32, for .npz float16"
-    )
-    one.add_argument(
-        "--note", metavar="TEXT", help="what OUT says of itself; by default what IN says"
-    )
 
 
 def _add_random(verbs: Verbs) -> None:
@@ -205,28 +191,6 @@ def _verify(args: argparse.Namespace) -> int:
     else:
         for key, value in facts.items():
             print(key, "-" if value is None else value, sep="\t")
-    return 0
-
-
-def _convert(args: argparse.Namespace) -> int:
-    from ttvr.clip import weights
-    from ttvr.errors import UsageError
-
-    out = Path(args.out)
-    if out.suffix not in weights.SUFFIXES:
-        raise UsageError(f"{out}: the suffix must be one of {', '.join(weights.SUFFIXES)}")
-    new_file(out, overwrite=args.overwrite)
-    checkpoint = weights.read(args.weights)
-    weights.save(
-        checkpoint.clip,
-        out,
-        dtype=args.dtype,
-        activation=checkpoint.activation,
-        note=checkpoint.note if args.note is None else args.note,
-    )
-    if checkpoint.head and not args.quiet:
-        print("ttvr-weights: only the CLIP was written, not the head of the run", file=sys.stderr)
-    print(out)
     return 0
 
 
