@@ -54,6 +54,7 @@ SYSTEMS = {
         "ts2net",
         marks=("*score_predictor.*",),
         settings=(*_EACH_SECOND, ("reduce", ("patch_shift",))),
+        unused=("clip.*prompt*",),
     ),
     "clip4clip": System(
         "CLIP4Clip",
