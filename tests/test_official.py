@@ -197,7 +197,9 @@ def test_cluster_embeddings_of_another_reduction(reduce, match, tmp_path):
 
 def test_cluster_embeddings_of_no_block(tmp_path):
     content = {**official_files.clip(), "clip.visual.cluster_embed": torch.randn(9, 64)}
-    with pytest.raises(IncompatibleError, match="unknown clip.visual.cluster_embed: it belongs to"):
+    with pytest.raises(
+        IncompatibleError, match=r"unknown clip.visual.cluster_embed: it belongs to"
+    ):
         retriever.from_official("centerclip", saved(tmp_path / "a.bin", content), reduce=["none"])
 
 
