@@ -19,6 +19,7 @@ class System(NamedTuple):
         settings: of its recipe, where they are not the defaults.
         has_clustering: tokens are clustered in its visual tower, which no tensor tells.
         unused: patterns of tensors that its code makes and never reads, beside the head's own.
+        advice: what else a file without its marks may be.
     """
 
     title: str
@@ -28,6 +29,7 @@ class System(NamedTuple):
     settings: tuple[tuple[str, Any], ...] = ()
     has_clustering: bool = False
     unused: tuple[str, ...] = ()
+    advice: str = ""
 
     def head_of(self, names: Iterable[str]) -> str:
         """The head that tensors of these names belong to."""
@@ -48,7 +50,14 @@ SYSTEMS = {
     ),
     # Its authors take the middle of equal parts of all frames, and let CLIP read all it can.
     "xpool": System("X-Pool", "xpool", marks=("*cross_attn.*",), settings=(("words", 77),)),
-    "drl": System("DRL", "drl", marks=("*_weight_fc.*",), settings=_EACH_SECOND),
+    "drl": System(
+        "DRL",
+        "drl",
+        marks=("*_weight_fc.*",),
+        settings=_EACH_SECOND,
+        advice="without tensors that weigh words and frames it is of another interaction: "
+        "--set head_options=interaction=ti, or dp",
+    ),
     "ts2net": System(
         "TS2-Net",
         "ts2net",

@@ -103,7 +103,8 @@ def from_official(
         recipe = _recipe(base, given, told, clip=clip, plan=plan)
         options = _options(plugin, dict(recipe.head_options), told, heads=heads)
         head = plugin.from_official(parts.head, **head_sizes(recipe, clip, plan), **options)
-    unused = [key for key in parts.head if not plugin.official_tensors({key: parts.head[key]})]
+    used = {id(tensor) for tensor in plugin.official_tensors(parts.head).values()}
+    unused = [key for key, tensor in parts.head.items() if id(tensor) not in used]
     recipe = replace(
         recipe,
         head=name,
@@ -139,23 +140,29 @@ def _blamed(
         path: of the file.
         asked: the system it was said to be of.
         names: of its tensors, without CLIP's.
-        is_asked: the user chose settings, so what does not fit together is wrong use.
+        is_asked: the user chose settings, so what does not fit is wrong use, unless all is wrong.
     """
-    names = list(names)
-    looks = resembled(names)
-    is_other = looks is not None and SYSTEMS[looks].head_of(names) != SYSTEMS[asked].head_of(names)
-    hint = f"; it looks like one of {SYSTEMS[looks].title}: --system {looks}" if is_other else ""
+    hint = _hint(list(names), asked)
     try:
         yield
     except IncompatibleError as error:
         raise IncompatibleError(f"{path}: {error}{hint}") from error
     except UsageError as error:
-        if is_asked:
+        if is_asked and not hint:
             raise
         raise IncompatibleError(f"{path}: {error}{hint}") from error
     except _MISFITS as error:
         why = f"not a checkpoint of {SYSTEMS[asked].title} ({type(error).__name__}: {error})"
         raise IncompatibleError(f"{path}: {why}{hint}") from error
+
+
+def _hint(names: list[str], asked: str) -> str:
+    """What could mend a file of tensors of these names that is none of the system `asked`."""
+    looks, known = resembled(names), SYSTEMS[asked]
+    if looks == asked or looks is None or SYSTEMS[looks].head_of(names) == known.head_of(names):
+        return ""
+    advice = f"; {known.advice}" if known.advice else ""
+    return f"{advice}; it looks like one of {SYSTEMS[looks].title}: --system {looks}"
 
 
 def _parts(system: System, tensors: Mapping[str, Tensor]) -> _Parts:
