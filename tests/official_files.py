@@ -65,6 +65,18 @@ def norm(name, width=D):
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
+def weighting(layers):
+    """DRL's networks, one for each side; a Linear and a ReLU take a number each."""
+    made = {}
+    for side in ("text_weight_fc", "video_weight_fc"):
+        if layers == 1:
+            made |= linear(side, 1)
+            continue
+        for n in range(layers):
+            made |= linear(f"{side}.{2 * n}", 1 if n == layers - 1 else D)
+    return made
+
+
 TEMPORAL = {"frame_position_embeddings.weight": (POSITIONS, D), **blocks("transformerClip")}
 LSTM = {
     "lstm_visual.weight_ih_l0": (4 * D, D),
@@ -113,11 +125,12 @@ UCOFIA_UNUSED = {
     "frame_mat_weight2": (FRAMES, FRAMES),
     "word_mat_weight_for_pixel": (WORDS, WORDS),
 }
+PREDICTOR = "visual_token_selector.score_predictor"
 SELECTOR = {
-    **norm("score_predictor.in_conv.0"),
-    "score_predictor.in_conv.1.weight": (D // 2, D),
-    "score_predictor.out_conv.0.weight": (D // 2, D),
-    "score_predictor.out_conv.2.weight": (1, D // 2),
+    **norm(f"{PREDICTOR}.in_conv.0"),
+    f"{PREDICTOR}.in_conv.1.weight": (D // 2, D),
+    f"{PREDICTOR}.out_conv.0.weight": (D // 2, D),
+    f"{PREDICTOR}.out_conv.2.weight": (1, D // 2),
 }
 K = 3
 TC_MGC = {
@@ -137,16 +150,63 @@ POOLED = {
 }
 
 
-def weighting(layers):
-    """DRL's networks, one for each side; a Linear and a ReLU take a number each."""
-    made = {}
-    for side in ("text_weight_fc", "video_weight_fc"):
-        if layers == 1:
-            made |= linear(side, 1)
-            continue
-        for n in range(layers):
-            made |= linear(f"{side}.{2 * n}", 1 if n == layers - 1 else D)
-    return made
+STEP = {"layers": LAYERS, "positions": POSITIONS}
+SIZES = {"frames": FRAMES, "words": WORDS}
+CASES = {
+    "clip4clip-meanp": Case("clip4clip", "meanp", {}, settings=SIZES),
+    "clip4clip-seq_lstm": Case("clip4clip", "seq_lstm", LSTM, UNUSED_POSITIONS, settings=SIZES),
+    "clip4clip-seq_transf": Case("clip4clip", "seq_transf", TEMPORAL, options=STEP, settings=SIZES),
+    "clip4clip-tight_transf": Case(
+        "clip4clip", "tight_transf", CROSS, options=STEP, settings=SIZES
+    ),
+    "centerclip-meanp": Case(
+        "centerclip", "meanp", {}, settings=SIZES, reduce=("kmedoids@1:3,10,segment_mask=last",)
+    ),
+    "centerclip-seq_transf": Case(
+        "centerclip", "seq_transf", TEMPORAL, options=STEP, settings=SIZES, reduce=("none",)
+    ),
+    "ts2net": Case(
+        "ts2net",
+        "ts2net",
+        {**TEMPORAL, **SELECTOR},
+        {"video_prompt.positional_embedding": (3, D), "text_token_selector.weight": (D, D)},
+        options=STEP,
+        settings=SIZES,
+    ),
+    "xpool": Case("xpool", "xpool", XPOOL, settings=SIZES, wrapper="pool_frames."),
+    "xclip": Case("xclip", "xclip", {**XCLIP, **TEMPORAL}, options=STEP),
+    "xclip-meanp": Case("xclip", "xclip", XCLIP, options={"temporal": "none"}),
+    "ucofia": Case(
+        "ucofia", "ucofia", {**UCOFIA, **TEMPORAL, **SELECTOR}, UCOFIA_UNUSED, options=STEP
+    ),
+    "drl-wti2": Case("drl", "drl", {**weighting(2), **TEMPORAL}, options=STEP, settings=SIZES),
+    "drl-wti1": Case(
+        "drl", "drl", weighting(1), options={"temporal": "none", "wti_arch": 1}, settings=SIZES
+    ),
+    "drl-wti3-seq_lstm": Case(
+        "drl",
+        "drl",
+        {**weighting(3), **LSTM},
+        UNUSED_POSITIONS,
+        options={"temporal": "seq_lstm", "wti_arch": 3},
+        settings=SIZES,
+    ),
+    "drl-ti": Case(
+        "drl",
+        "drl",
+        TEMPORAL,
+        options={**STEP, "interaction": "ti"},
+        settings={**SIZES, "head_options": [["interaction", "ti"]]},
+    ),
+    "tc_mgc": Case(
+        "tc_mgc",
+        "tc_mgc",
+        {**TC_MGC, **POOLED, **TEMPORAL},
+        {f"pool_frames.cross_attn.{part}_proj.weight": (D, D) for part in ("q", "k", "v", "out")},
+        options={**STEP, "keep": K},
+        settings=SIZES,
+    ),
+}
 
 
 def tensors(shapes, seed=0):

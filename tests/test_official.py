@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import clip_files
 import official_files
 import pytest
 import torch
-from official_files import FRAMES, LSTM, TEMPORAL, UNUSED_POSITIONS, WORDS, Case
+from conftest import SHARED
+from golden_heads import Golden
+from official_files import CASES, FRAMES, STEP, WORDS, Case
 from tiny import CONTEXT, VOCABULARY, tiny_state
 
 import ttvr
@@ -15,20 +19,7 @@ from ttvr.clip import model as clip_model
 from ttvr.clip import weights
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.records import Batch
-
-STEP = {"layers": 2, "positions": official_files.POSITIONS}
-SIZES = {"frames": FRAMES, "words": WORDS}
-CASES = {
-    "clip4clip-meanp": Case("clip4clip", "meanp", {}, settings=SIZES),
-    "clip4clip-seq_lstm": Case("clip4clip", "seq_lstm", LSTM, UNUSED_POSITIONS, settings=SIZES),
-    "clip4clip-seq_transf": Case("clip4clip", "seq_transf", TEMPORAL, options=STEP, settings=SIZES),
-    "centerclip-meanp": Case(
-        "centerclip", "meanp", {}, settings=SIZES, reduce=("kmedoids@1:3,10,segment_mask=last",)
-    ),
-    "centerclip-seq_transf": Case(
-        "centerclip", "seq_transf", TEMPORAL, options=STEP, settings=SIZES, reduce=("none",)
-    ),
-}
+from ttvr.systems import SYSTEMS
 
 
 def saved(path, content, wrap=None):
@@ -87,6 +78,72 @@ def _head_sizes(model):
     return {"frames": model.plan.segments or FRAMES, "words": WORDS}
 
 
+def test_every_system_has_a_case():
+    assert {case.system for case in CASES.values()} == set(SYSTEMS)
+    heads = {case.head for case in CASES.values()}
+    assert heads == {
+        head for one in SYSTEMS.values() for head in (one.head, *dict(one.heads).values())
+    }
+
+
+DISTINCT = ("clip4clip-seq_lstm", "clip4clip-tight_transf", "ts2net", "xpool", "xclip", "ucofia")
+DISTINCT += ("drl-wti2", "tc_mgc")
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_a_file_of_another_system_is_recognized(name, tmp_path):
+    case = CASES[name]
+    path = saved(tmp_path / "a.bin", official_files.checkpoint(case))
+    for system in set(SYSTEMS) - {case.system}:
+        with pytest.raises(IncompatibleError) as caught:
+            retriever.from_official(system, path, reduce=["none"])
+        message = str(caught.value)
+        assert message.startswith(f"{path}: ")
+        title = SYSTEMS[case.system].title
+        assert message.endswith(f"; it looks like one of {title}: --system {case.system}")
+        assert len(message) < 1000
+
+
+def test_interactions_of_drl_without_tensors(tmp_path):
+    path = saved(tmp_path / "a.bin", official_files.checkpoint(CASES["drl-ti"]))
+    with pytest.raises(IncompatibleError, match=r"--set head_options=interaction=ti, or dp; it lo"):
+        retriever.from_official("drl", path)
+
+
+OF_SYSTEMS = {
+    "clip4clip_": "clip4clip",
+    "temporal_": "clip4clip",
+    "drl_": "drl",
+    "xpool_h": "xpool",
+    "xclip_": "xclip",
+    "ucofia_trainfwd": "ucofia",
+    "tcmgc_code_small": "tc_mgc",
+    "tcmgc_code_m32": "tc_mgc",
+}
+GOLDENS = {
+    path.stem: system
+    for start, system in OF_SYSTEMS.items()
+    for path in sorted((SHARED / "golden" / "heads").glob(f"{start}*.npz"))
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_the_tensors_of_the_authors_numbers_load(name, shared, tmp_path):
+    """Beside a CLIP of the same width; every tensor arrives, or is said to be of no use."""
+    golden = Golden(shared, name, torch.float32)
+    content = {**official_files.clip(), **golden.state()}
+    content["clip.logit_scale"] = content.pop("logit_scale", content["clip.logit_scale"])
+    given = {"frames": golden.video().frames.shape[1]}
+    if interaction := re.search("_(dp|ti|wti)", name if name.startswith("drl") else ""):
+        given["head_options"] = [["interaction", interaction[1]]]
+    path = saved(tmp_path / "a.bin", content)
+    found = retriever.from_official(GOLDENS[name], path, settings=given)
+    own = {n: t for n, t in content.items() if not n.startswith("clip.")}
+    state = found.model.head.state_dict()
+    assert len(own) == len(state) + len(found.unused)
+    assert all(torch.equal(state[key], own[key]) for key in own.keys() - set(found.unused))
+
+
 CLIP4CLIP = CASES["clip4clip-seq_transf"]
 WRAPS = {
     "module": lambda content: {f"module.{name}": t for name, t in content.items()},
@@ -141,6 +198,24 @@ def test_the_recipe_of_a_clip4clip_checkpoint(tmp_path):
     model = retriever.from_official("clip4clip", path, heads=2).model
     assert dict(model.recipe.head_options)["heads"] == 2
     assert model.head.transformerClip.resblocks[0].attn.heads == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("clip4clip-tight_transf", ("linspace", 1.0, 32, ())),
+        ("centerclip-seq_transf", ("segment", 3.0, 32, ())),
+        ("xpool", ("segment", None, 77, ())),
+        ("ts2net", ("linspace", 1.0, 32, ("patch_shift",))),
+        ("ucofia", ("linspace", 1.0, WORDS, ())),
+    ],
+)
+def test_how_each_system_reads_videos_and_texts(name, expected, tmp_path):
+    case = CASES[name]
+    path = saved(tmp_path / "a.bin", official_files.checkpoint(case))
+    found = convert(case, path, settings={"frames": FRAMES})
+    recipe = found.model.recipe
+    assert (recipe.sampler, recipe.fps, recipe.words, recipe.reduce) == expected
 
 
 def test_options_that_are_the_default_are_not_in_the_recipe(tmp_path):
