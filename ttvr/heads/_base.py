@@ -53,6 +53,8 @@ class Head(nn.Module):
     gather: ClassVar[bool] = True
     """The loss is taken over the batches of all processes together."""
     vector_gain: float = 1.0
+    main_loss: str = "nce"
+    """Of the parts of `losses`, the one that pulls sentences and frames of a pair together."""
     OFFICIAL_UNUSED: ClassVar[tuple[str, ...]] = ()
     """Tensors of the authors' checkpoints that never enter a score, as `fnmatch` patterns."""
     OFFICIAL_WRAPPERS: ClassVar[tuple[str, ...]] = ("module.",)
