@@ -44,7 +44,8 @@ class Head(nn.Module):
     offline: ClassVar[bool] = False
     """A score is `vector_gain` times one inner product of a vector per text and one per video."""
     needs_words: ClassVar[bool] = False
-    """Texts are cut or padded to `words` tokens, and come with a feature per token."""
+    """Texts come with a feature per token; those of a head that is not offline are cut or padded to
+    `words` tokens."""
     needs_patches: ClassVar[bool] = False
     least_patches: int = 1
     """Of a head that needs patches: how many a frame or segment must have."""
@@ -53,6 +54,8 @@ class Head(nn.Module):
     gather: ClassVar[bool] = True
     """The loss is taken over the batches of all processes together."""
     vector_gain: float = 1.0
+    vector_width: int
+    """E of `vector_text` and `vector_video`; the head's width by default."""
     main_loss: str = "nce"
     """Of the parts of `losses`, the one that pulls sentences and frames of a pair together."""
     OFFICIAL_UNUSED: ClassVar[tuple[str, ...]] = ()
@@ -70,6 +73,7 @@ class Head(nn.Module):
         """
         super().__init__()
         self.width, self.frames, self.words = width, frames, words
+        self.vector_width = width
 
     def prepare_text(self, text: TextFeatures) -> State:
         """All that depends on the text alone, once per text."""

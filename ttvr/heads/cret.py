@@ -135,6 +135,7 @@ class CRET(Head):
         nn.init.eye_(self.patches_to_words.weight)
         nn.init.zeros_(self.patches_to_words.bias)
         self.ccm = CCM(width, centers, heads, mode=mode, layers=layers, out_width=out_width)
+        self.vector_width = width + centers * (out_width or width)
 
     def _check_options(self) -> None:
         for name, choices in (
@@ -175,9 +176,7 @@ class CRET(Head):
         """
         require_frames(video.mask)
         if video.patches is None:
-            raise TtvrError(
-                "the head cret needs the patches of every frame; extract with --patches"
-            )
+            raise TtvrError("the head cret needs the patches of every frame")
         P, padded = video.patches.shape[2], ~video.mask[..., None, None]
         if self.pooling == "max":
             tokens = wide(video.patches).masked_fill(padded, -torch.inf).amax(dim=1)  # [B, P, D]

@@ -86,7 +86,7 @@ def set_up(recipe: Recipe, data: Data, options: Options, device: str | torch.dev
     captions, length = data.train.captions, model.text_length
     if recipe.word_loss:
         labels = _tokens(captions, length)
-        model.auxiliary = WordLoss(labels, model.clip.width).to(model.device)
+        model.auxiliary = WordLoss(labels, model.head.vector_width).to(model.device)
     tokenizer.count_long(captions, most=length, on_long="truncate", what="training captions")
     loader = Loader(
         data.train,
