@@ -27,6 +27,13 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-j", "--jobs", type=int, nargs="+", default=[1, 2], help="numbers of decoders to compare"
     )
+    group.add_argument(
+        "--reduce",
+        action="append",
+        default=[],
+        metavar="NAME@BLOCK:S,K",
+        help="token reducer, as of ttvr-extract, repeatable; of every contender",
+    )
     group.add_argument("--frames", type=int, default=12, help="frames per video")
     group.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
     group.add_argument("--threads", type=int, default=1, help="threads of the model")
@@ -39,11 +46,14 @@ def run(args: argparse.Namespace) -> Table:
     from ttvr import extract, retriever
 
     torch.set_num_threads(args.threads)
-    model = retriever.load(args.weights)
+    model = retriever.load(args.weights, reduce=args.reduce, frames=args.frames)
     inputs = _decodable(extract.find_inputs(args.videos).items)
     work = Path(tempfile.mkdtemp(prefix="ttvr-bench-"))
     contenders: dict[str, Callable[[], object]] = {}
-    notes = [f"{model.identity()['arch']}, {args.frames} frames, {args.threads} model threads"]
+    made_by = model.identity()
+    plan = " ".join(made_by["reduce"]) or "none"
+    size = f"{args.frames} frames, {args.threads} model threads"
+    notes = [f"{made_by['arch']}, reduction {plan}, {size}"]
     try:
         for jobs in args.jobs:
             options = extract.Options(args.frames, "segment", None, jobs=jobs)
