@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +19,7 @@ class Dataset:
 
     splits: ClassVar[tuple[str, ...]] = ()
     needs_root: ClassVar[bool] = True
-    """Whether there are files that `root` has to name."""
+    """Whether there are files that `root` has to name; if not, clips are drawn by `frames`."""
 
     def load(self, root: Path | None, split: str, *, limit: int | None = None) -> Split:
         """The clips and captions of a split.
@@ -49,10 +50,41 @@ class Dataset:
         Raises:
             VideoError: no frame could be had.
         """
-        found = video.read_frames(
-            clip.path, lambda n: list(choose(n)), size=size, start=clip.start, end=clip.end
+        return self.frames(clip, lambda n: list(choose(n)), size=size).pixels
+
+    def frames(
+        self,
+        clip: Clip,
+        choose: Callable[[int], list[int]],
+        *,
+        fps: float | None = None,
+        size: int | None = None,
+        timeout: float = video.TIMEOUT,
+        stop: threading.Event | None = None,
+    ) -> video.Frames:
+        """Chosen frames of a clip with their times and all that is known of it.
+
+        Args:
+            clip: of a split of this dataset.
+            choose: likewise, all as `video.read_frames` takes it.
+            fps: candidates per second to choose from; None: all frames.
+            size: side of the square frames, pixels; None: frames as they are.
+            timeout: seconds for all of it.
+            stop: setting it from another thread ends the decoding.
+
+        Raises:
+            VideoError: no frame could be had.
+        """
+        return video.read_frames(
+            clip.path,
+            choose,
+            fps=fps,
+            size=size,
+            start=clip.start,
+            end=clip.end,
+            timeout=timeout,
+            stop=stop,
         )
-        return found.pixels
 
     def twin(self, clip: Clip) -> Twin | None:
         """The clip of the same split that differs from this one in a single respect, if any.

@@ -11,6 +11,7 @@ import errno
 import itertools
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, overload
@@ -72,23 +73,42 @@ class Synthetic(Dataset):
         captions = tuple(map(caption_of, ids))
         return Split(f"synthetic/{split}", tuple(map(_clip, ids)), captions, tuple(range(len(ids))))
 
-    def read(self, clip: Clip, choose: Callable[[int], Sequence[int]], *, size: int) -> np.ndarray:
+    def frames(
+        self,
+        clip: Clip,
+        choose: Callable[[int], list[int]],
+        *,
+        fps: float | None = None,
+        size: int | None = None,
+        timeout: float = video.TIMEOUT,
+        stop: threading.Event | None = None,
+    ) -> video.Frames:
         """Chosen frames of a clip, drawn at this size; the whole clip, whatever its times say.
 
         Args:
             clip: of any split; the id alone counts.
-            choose: given the number of frames, 36, the ascending indices of those wanted; repeats
-                are returned once.
-            size: side of the square frames, pixels.
-
-        Returns:
-            [T, size, size, 3] uint8 RGB.
+            choose: given the number of candidates, of 36 frames, the ascending indices of those
+                wanted; repeats are returned once.
+            fps: candidates per second to choose from; None: all frames, 12 per second.
+            size: side of the square frames, pixels; None: 128.
+            timeout: not looked at, drawing takes milliseconds.
+            stop: likewise.
 
         Raises:
             UsageError: no clip has this id.
+            VideoError: none is chosen.
         """
-        wanted = sorted({int(index) for index in choose(FRAMES)})
-        return synthetic.render(scene_of(clip.id), wanted, size=size)
+        del timeout, stop
+        times, seconds = np.arange(FRAMES) / FPS, FRAMES / FPS
+        choice = video.Choice(choose, fps=fps, start=0.0, end=None)
+        chosen = choice.frames(times, seconds)
+        pixels = synthetic.render(scene_of(clip.id), chosen.tolist(), size=size or SIZE)
+        return video.Frames(
+            pixels,
+            times[chosen].astype(np.float32),
+            video.Status("ok", seconds, seconds, 0),
+            video.VideoInfo(SIZE, SIZE, FPS, seconds, FRAMES, "drawn", rotation=0, start=0.0),
+        )
 
     def twin(self, clip: Clip) -> Twin | None:
         """Of the twins split, the clip whose frames are the same in the opposite order."""

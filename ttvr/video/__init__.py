@@ -34,7 +34,9 @@ from ttvr.video._write import write
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "TIMEOUT",
     "VIDEO_SUFFIXES",
+    "Choice",
     "Frames",
     "Status",
     "VideoInfo",
