@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
+from ttvr import plugins
 from ttvr.commands import _options
 from ttvr.commands._run import parser
+from ttvr.errors import UsageError
 from ttvr.recipes import Recipe
 
 SOURCE = "source"  # of --fps: all frames, where the weights would have it otherwise
-TEXT_ONLY = ("gt", "words", "on_long")
-VIDEO_ONLY = (
+SPLIT = "test"
+_TEXT_ONLY = ("gt", "words", "on_long")
+_VIDEO_ONLY = (
     *("root", "frames", "sampler", "fps", "exact_resize", "no_frames", "patches", "precision"),
     *("jobs", "timeout", "retry_failed", "strict"),
 )
 _SUMMARY = """\
 Videos, folders of videos, folders of images, GIF and WebP -> a folder of .npy features.
 With --text: a file of captions -> a folder of text features.
+With --data: a dataset's split in place of either, under the dataset's ids.
 
 A folder is searched for videos; an id is the path below it without suffix. A video whose name
 cannot be an id (a line break, not UTF-8) is left out and listed, and counts as failed.
@@ -30,6 +34,8 @@ _EXAMPLES = (
     "ttvr-extract videos/ -o feats/",
     "find . -name '*.mp4' -print0 | ttvr-extract --files-from - -0 --root . -o feats/",
     "ttvr-extract --text captions.txt -w ViT-B/32 -o tfeats/",
+    "ttvr-extract --data synthetic --split val -o val/",
+    "ttvr-extract --text --data synthetic --split val -o tval/",
 )
 
 
@@ -37,6 +43,7 @@ def extract_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     made = parser("extract", summary=_SUMMARY, examples=_EXAMPLES, resumes=True)
     _add_inputs(made.add_argument_group("inputs and output"))
+    _add_data(made.add_argument_group("a dataset instead of files"))
     _add_model(made.add_argument_group("model"))
     _add_frames(made.add_argument_group("frames"))
     _add_stored(made.add_argument_group("what is stored"))
@@ -45,7 +52,36 @@ def extract_parser() -> argparse.ArgumentParser:
     return made
 
 
-def given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+def check(args: argparse.Namespace) -> None:
+    """Refuse flags that do not go together.
+
+    Raises:
+        UsageError: which, and what they go with.
+    """
+    is_text, has_paths = args.text is not None, bool(args.paths or args.files_from)
+    if args.data is not None and (has_paths or args.text):
+        raise UsageError("--data goes without PATHs, --files-from, and a FILE of --text")
+    if args.text == "" and args.data is None:
+        raise UsageError("--text FILE: only with --data it may stand alone")
+    if not is_text and not has_paths and args.data is None:
+        raise UsageError("nothing to extract: give a PATH, --files-from, --data, or --text")
+    if is_text and (has_paths or args.dry_run):
+        raise UsageError("--text goes without PATHs, --files-from and --dry-run")
+    shared = ("root",) if args.data is not None else ()
+    ignored = [name for name in _VIDEO_ONLY if name not in shared] if is_text else _TEXT_ONLY
+    if flags := _given(args, ignored):
+        raise UsageError(f"{', '.join(flags)}: only {'without' if is_text else 'with'} --text")
+    if args.data is None and (flags := _given(args, ("split", "limit"))):
+        raise UsageError(f"{', '.join(flags)}: of a dataset, pass --data NAME as well")
+    if args.data is not None and args.gt:
+        raise UsageError("--gt: a dataset tells itself what its captions describe")
+    if args.out is None:
+        raise UsageError("where to? pass -o FOLDER")
+    if args.null and not args.files_from:
+        raise UsageError("-0 goes with --files-from")
+
+
+def _given(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
     """The flags of these names whose values are not the defaults, as they are typed."""
     default = extract_parser().get_default
     return ["--" + name.replace("_", "-") for name in names if getattr(args, name) != default(name)]
@@ -75,12 +111,25 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         "-0", "--null", action="store_true", help="PATHs of --files-from end with NUL, not newline"
     )
     group.add_argument(
-        "--root", metavar="DIR", help="ids are paths below it, not below each PATH's own folder"
+        "--root",
+        metavar="DIR",
+        help="ids are paths below it, not below each PATH's own folder; with --data the folder it "
+        "lies in, if it has files",
     )
     group.add_argument(
         "--dry-run",
         action="store_true",
         help="list what would be made, kept and dropped, without the weights; write nothing",
+    )
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--data", choices=plugins.names("datasets"), help="a dataset's clips, or its captions"
+    )
+    group.add_argument("--split", metavar="NAME", help=f"of --data; by default {SPLIT}")
+    group.add_argument(
+        "--limit", type=_options.positive, metavar="N", help="the first N clips of it alone"
     )
 
 
@@ -170,7 +219,11 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
 
 def _add_texts(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--text", metavar="FILE|-", help="texts instead of videos, one per line; - is stdin"
+        "--text",
+        nargs="?",
+        const="",
+        metavar="FILE|-",
+        help="texts instead of videos, one per line; - is stdin; alone with --data: its captions",
     )
     group.add_argument(
         "--gt", metavar="FILE", help="what texts describe: lines of caption<TAB>video id"

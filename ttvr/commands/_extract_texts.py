@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttvr import plugins
 from ttvr.commands._extract_model import load_model, provenance
+from ttvr.commands._extract_options import SPLIT
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE
 from ttvr.commands._texts import read_queries
@@ -19,15 +21,18 @@ from ttvr.errors import UsageError
 if TYPE_CHECKING:
     from ttvr.retriever import Retriever
 
+Texts = tuple[Sequence[str], list[tuple[int, str]] | None, dict[str, str] | None]
+"""Sentences; (row, video id) pairs or None; the dataset and the split that they are of or None."""
+
 
 def run_texts(args: argparse.Namespace) -> int:
     """Extract text features; the exit code is returned."""
     from ttvr import extract, store
     from ttvr.search import encode_texts, report_unknown
 
-    texts = [query.text for query in read_queries(args.text, what="texts")]
-    pairs = _pairs(args.gt, texts) if args.gt else None
+    texts, pairs, data = _of_dataset(args) if args.data is not None else _of_file(args)
     shared = {"kind": "text", "dtype": extract.DTYPES[args.dtype], "shard_rows": args.shard_rows}
+    shared["data"] = data
     store.check_usable(Path(args.out), shared, resume=args.resume, overwrite=args.overwrite)
     retriever = load_model(args)
     words = _positions(args.words, retriever)
@@ -43,6 +48,7 @@ def run_texts(args: argparse.Namespace) -> int:
             options=extract.TextOptions(words, args.on_long, args.dtype, args.shard_rows),
             provenance={**provenance(retriever), "precision": "fp32"},
             pairs=pairs,
+            data=data,
             resume=args.resume,
             overwrite=args.overwrite,
             on_step=lambda count, skipped: progress.step(skipped=skipped or count),
@@ -68,6 +74,25 @@ def _positions(asked: int | None, retriever: Retriever) -> int:
             f"--words {words}: the head {retriever.head_name} takes {retriever.text_length}"
         )
     return words
+
+
+def _of_file(args: argparse.Namespace) -> Texts:
+    texts = [query.text for query in read_queries(args.text, what="texts")]
+    return texts, _pairs(args.gt, texts) if args.gt else None, None
+
+
+def _of_dataset(args: argparse.Namespace) -> Texts:
+    """The captions of a split, each with the id of its clip.
+
+    Raises:
+        UsageError, TtvrError: as `Dataset.load`.
+    """
+    from ttvr.evaluate import Pairs
+
+    dataset, name = plugins.load("datasets", args.data), args.split or SPLIT
+    root = None if args.root is None else Path(args.root)
+    found = Pairs.of(dataset.load(root, name, limit=args.limit))
+    return found.captions, list(enumerate(found.videos)), {"dataset": args.data, "split": name}
 
 
 def _pairs(name: str, texts: Sequence[str]) -> list[tuple[int, str]]:

@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING
 
 from ttvr.commands import _options
 from ttvr.commands._extract_model import load_model, provenance
-from ttvr.commands._extract_options import (
-    SOURCE,
-    TEXT_ONLY,
-    VIDEO_ONLY,
-    extract_parser,
-    given,
-)
+from ttvr.commands._extract_options import SOURCE, SPLIT, check, extract_parser
 from ttvr.commands._extract_texts import run_texts
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, FAILED, PARTIAL, execute
@@ -51,11 +45,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    _check(args)
+    check(args)
     if args.json:  # a path that is not UTF-8 is an escape that json reads back to the same path
         sys.stdout.reconfigure(errors="backslashreplace")
     # Nothing above needs these: wrong use is answered before torch is imported.
-    from ttvr import extract
     from ttvr.clip import weights
 
     with _terminable():
@@ -64,37 +57,30 @@ def _run(args: argparse.Namespace) -> int:
             return run_texts(args)
         if not args.dry_run:
             weights.locate(args.weights)
-        inputs = extract.find_inputs(args.paths, listed=_listed(args), root=args.root)
+        inputs = _inputs(args)
         if inputs.skipped:
             log.info("%d files below the folders are no videos, passed over", inputs.skipped)
         return _list(args, inputs) if args.dry_run else _extract(args, inputs)
 
 
-def _check(args: argparse.Namespace) -> None:
-    has_videos = bool(args.paths or args.files_from)
-    if args.text is None and not has_videos:
-        raise UsageError("nothing to extract: give a PATH, --files-from, or --text")
-    if args.text is not None and (has_videos or args.dry_run):
-        raise UsageError("--text goes without PATHs, --files-from and --dry-run")
-    ignored = given(args, TEXT_ONLY if args.text is None else VIDEO_ONLY)
-    if ignored:
-        which = "with" if args.text is None else "without"
-        raise UsageError(f"{', '.join(ignored)}: only {which} --text")
-    if args.out is None:
-        raise UsageError("where to? pass -o FOLDER")
-    if args.null and not args.files_from:
-        raise UsageError("-0 goes with --files-from")
+def _inputs(args: argparse.Namespace) -> Inputs:
+    from ttvr import extract
+
+    if args.data is None:
+        return extract.find_inputs(args.paths, listed=_listed(args), root=args.root)
+    split = args.split or SPLIT
+    return extract.dataset_inputs(args.data, split, root=args.root, limit=args.limit)
 
 
 def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
     from ttvr import extract
 
     began = time.monotonic()
-    found = _ffmpeg([item.clip.path for item in inputs.items])
+    found = _ffmpeg([item.clip.path for item in inputs.items]) if inputs.has_files else None
     dropped = _check_output(args, inputs)
     retriever = load_model(args)
     warn_of_toy(retriever.note, (item.clip.id for item in inputs.items))
-    options = _options_of(args, retriever.recipe)
+    options = _options_of(args, retriever.recipe, inputs)
     if args.patches:
         each = extract.Encoder(retriever, options).row_bytes()
         whole = each * len(inputs.items) / _GIB
@@ -108,6 +94,8 @@ def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
             retriever=retriever,
             options=options,
             provenance={**provenance(retriever), "ffmpeg": found},
+            read=inputs.read,
+            data=inputs.data,
             resume=args.resume,
             overwrite=args.overwrite,
             retry_failed=args.retry_failed,
@@ -129,7 +117,8 @@ def _check_output(args: argparse.Namespace, inputs: Inputs) -> list[Source]:
     from ttvr.recipes import Recipe
 
     unknown = [name for name in ("frames", "sampler", "fps") if getattr(args, name) is None]
-    shared = extract.shared_without_weights(_options_of(args, Recipe()), unknown=unknown)
+    options = _options_of(args, Recipe(), inputs)
+    shared = extract.shared_without_weights(options, unknown=unknown, data=inputs.data)
     folder = Path(args.out)
     store.check_usable(folder, shared, resume=args.resume, overwrite=args.overwrite)
     if args.overwrite:
@@ -137,7 +126,7 @@ def _check_output(args: argparse.Namespace, inputs: Inputs) -> list[Source]:
     return store.departed(folder, [item.source for item in inputs.items])
 
 
-def _options_of(args: argparse.Namespace, recipe: Recipe) -> Options:
+def _options_of(args: argparse.Namespace, recipe: Recipe, inputs: Inputs) -> Options:
     """Flags, and where one is not given, what the weights were trained with."""
     from ttvr.extract import Options
 
@@ -146,13 +135,15 @@ def _options_of(args: argparse.Namespace, recipe: Recipe) -> Options:
         sampler=args.sampler or recipe.sampler,
         fps=None if args.fps == SOURCE else args.fps or recipe.fps,
         exact_resize=args.exact_resize,
+        drawn=not inputs.has_files,
         keep_frames=not args.no_frames,
         patches=args.patches,
         dtype=args.dtype,
         shard_rows=args.shard_rows,
         precision=args.precision,
         batch_size=args.batch_size,
-        jobs=args.jobs or _options.default_jobs(),
+        # Drawing is Python, one thread at a time; decoding is in processes of its own.
+        jobs=args.jobs or (_options.default_jobs() if inputs.has_files else 1),
         timeout=args.timeout,
     )
 
@@ -225,13 +216,11 @@ def _list(args: argparse.Namespace, inputs: Inputs) -> int:
     dropped = _check_output(args, inputs)
     there = {} if args.overwrite else store.known(Path(args.out))
     rows = []
-    for clip, source in inputs.items:
+    for _, source in inputs.items:
         status = there.get(source)
         redo = status is None or (status == "failed" and args.retry_failed)
-        rows.append({"action": "make" if redo else "keep", "id": clip.id, "path": str(clip.path)})
-    for source in dropped:
-        path = str(Path(source.root, source.path))
-        rows.append({"action": "drop", "id": source.id, "path": path})
+        rows.append(_row("make" if redo else "keep", source))
+    rows += [_row("drop", source) for source in dropped]
     _list_unnamed(inputs)
     if args.json:
         unnamed = [str(path) for path, _ in inputs.unnamed]
@@ -246,6 +235,10 @@ def _list(args: argparse.Namespace, inputs: Inputs) -> int:
         *(counts[action] for action in ("make", "keep", "drop")),
     )
     return DONE
+
+
+def _row(action: str, source: Source) -> dict[str, str]:
+    return {"action": action, "id": source.id, "path": str(Path(source.root, source.path))}
 
 
 def _list_unnamed(inputs: Inputs) -> None:

@@ -1,7 +1,7 @@
 """Inputs -> decode pool -> encoder -> feature folder, resumable; and texts -> text folder."""
 
 from ttvr.extract._encode import Encoder
-from ttvr.extract._inputs import Input, Inputs, find_inputs
+from ttvr.extract._inputs import Input, Inputs, dataset_inputs, find_inputs
 from ttvr.extract._options import DTYPES, Options, shared_without_weights
 from ttvr.extract._run import Problem, Summary, run
 from ttvr.extract._texts import TextOptions, run_texts
@@ -15,6 +15,7 @@ __all__ = [
     "Problem",
     "Summary",
     "TextOptions",
+    "dataset_inputs",
     "find_inputs",
     "run",
     "run_texts",

@@ -16,7 +16,7 @@ import numpy as np
 from ttvr import frames as framing
 from ttvr import video
 from ttvr.errors import TtvrError, VideoError
-from ttvr.extract._inputs import Input
+from ttvr.extract._inputs import Input, Read, read_file
 from ttvr.records import Clip
 from ttvr.store import Outcome
 
@@ -34,6 +34,7 @@ class Decoding(NamedTuple):
         size: side of the square frames the model takes, pixels.
         exact_resize: resize as PIL does, from full frames, not in ffmpeg.
         timeout: seconds for one video.
+        read: what gives the frames of a clip.
     """
 
     frames: int
@@ -42,6 +43,7 @@ class Decoding(NamedTuple):
     size: int
     exact_resize: bool
     timeout: float
+    read: Read = read_file
 
 
 class Decoded(NamedTuple):
@@ -68,13 +70,11 @@ def decode(clip: Clip, how: Decoding, stop: threading.Event) -> Decoded | Outcom
     """
     sampler = framing.SAMPLERS[how.sampler]
     try:
-        found = video.read_frames(
-            clip.path,
+        found = how.read(
+            clip,
             lambda n: sampler(n, how.frames),
             fps=how.fps,
             size=None if how.exact_resize else how.size,
-            start=clip.start,
-            end=clip.end,
             timeout=how.timeout,
             stop=stop,
         )

@@ -6,16 +6,24 @@ import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ttvr import video
+from ttvr import plugins, video
+from ttvr.datasets._base import Dataset
 from ttvr.errors import UsageError
 from ttvr.records import Clip
 from ttvr.store import Source
 
+Read = Callable[..., video.Frames]
+"""A bound `Dataset.frames`."""
+
+read_file: Read = Dataset().frames
+"""Frames of a clip that is a file, as datasets of files have them."""
+
 DIGEST_DIGITS = 16
+DRAWN = "data:"  # before the split, in place of the root folder of clips that are no files
 
 
 class Input(NamedTuple):
@@ -33,11 +41,17 @@ class Inputs(NamedTuple):
         skipped: files below folders that are no videos by their suffix.
         unnamed: videos left out since their names cannot be ids, each with the reason. They have
             no line in the journal either, which knows inputs by their ids.
+        read: what gives the frames of an input.
+        data: the dataset and the split that they are, for `meta.json`; None where they are files.
+        has_files: whether there are files; if not, `read` draws the clips.
     """
 
     items: list[Input]
-    skipped: int
-    unnamed: list[tuple[Path, str]]
+    skipped: int = 0
+    unnamed: Sequence[tuple[Path, str]] = ()
+    read: Read = read_file
+    data: Mapping[str, str] | None = None
+    has_files: bool = True
 
 
 def find_inputs(
@@ -88,6 +102,45 @@ def find_inputs(
         odd = f", {len(unnamed)} with names that cannot be ids" if unnamed else ""
         raise UsageError(f"no videos found ({skipped} other files passed over{odd})")
     return Inputs(_without_repeats(found), skipped, list(unnamed.items()))
+
+
+def dataset_inputs(
+    name: str, split: str, *, root: str | Path | None = None, limit: int | None = None
+) -> Inputs:
+    """The clips of a dataset's split, under the ids that the dataset gives them.
+
+    Args:
+        name: of the family `datasets`.
+        split: one of its splits.
+        root: the folder the dataset lies in, where it needs one.
+        limit: only the first so many clips.
+
+    Raises:
+        UsageError, TtvrError: as `Dataset.load`.
+    """
+    dataset = plugins.load("datasets", name)
+    found = dataset.load(None if root is None else Path(root), split, limit=limit)
+    if dataset.needs_root:
+        items = [_of_file(clip, Path(root).resolve()) for clip in found.clips]
+    else:
+        items = [_drawn(clip, found.name) for clip in found.clips]
+    data = {"dataset": name, "split": split}
+    return Inputs(items, read=dataset.frames, data=data, has_files=dataset.needs_root)
+
+
+def _of_file(clip: Clip, root: Path) -> Input:
+    """A clip of a dataset, which is a file or a part of one."""
+    path, id = _absolute(clip.path), _normal(clip.id)
+    # A link in the dataset's folder may lead out of it.
+    root = root if path.is_relative_to(root) else path.parent
+    source = _source(path, id, str(root), path.relative_to(root).as_posix())
+    return Input(clip._replace(id=id, path=path), source._replace(start=clip.start, end=clip.end))
+
+
+def _drawn(clip: Clip, split: str) -> Input:
+    """A clip without a file: the place that stands for one is no path of any disk."""
+    id = _normal(clip.id)
+    return Input(clip._replace(id=id), Source(id, f"{DRAWN}{split}", id, None, None))
 
 
 def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path | None]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ttvr import frames as framing
 from ttvr.extract._decode import Decoding
+from ttvr.extract._inputs import Read, read_file
 from ttvr.retriever import Retriever
 from ttvr.store import Settings
 
@@ -23,6 +24,7 @@ class Options(NamedTuple):
         sampler: a name of `frames.SAMPLERS`.
         fps: candidates per second the sampler chooses from; None: all frames.
         exact_resize: resize as PIL does, from full frames, not in ffmpeg.
+        drawn: clips are no files but drawn at the size that the model takes.
         keep_frames: write `frames/`.
         patches: write `patches/`.
         dtype: float16 or float32, of what is written.
@@ -38,6 +40,7 @@ class Options(NamedTuple):
     sampler: str
     fps: float | None
     exact_resize: bool = False
+    drawn: bool = False
     keep_frames: bool = True
     patches: bool = False
     dtype: str = "float16"
@@ -52,8 +55,13 @@ class Options(NamedTuple):
         """The dtype as a `.npy` header spells it."""
         return DTYPES[self.dtype]
 
-    def decoding(self, size: int) -> Decoding:
-        """The part that decoders need; `size` is the side of the model's input, pixels."""
+    def decoding(self, size: int, read: Read = read_file) -> Decoding:
+        """The part that decoders need.
+
+        Args:
+            size: side of the model's input, pixels.
+            read: what gives the frames of a clip.
+        """
         return Decoding(
             frames=self.frames,
             sampler=self.sampler,
@@ -61,10 +69,16 @@ class Options(NamedTuple):
             size=size,
             exact_resize=self.exact_resize,
             timeout=self.timeout,
+            read=read,
         )
 
 
-def settings(retriever: Retriever, options: Options, provenance: Mapping[str, Any]) -> Settings:
+def settings(
+    retriever: Retriever,
+    options: Options,
+    provenance: Mapping[str, Any],
+    data: Mapping[str, str] | None,
+) -> Settings:
     """What all rows of a folder share."""
     return Settings(
         arrays=_arrays(options),
@@ -73,15 +87,19 @@ def settings(retriever: Retriever, options: Options, provenance: Mapping[str, An
         model=retriever.identity(),
         preprocess=_preprocess(options, retriever.clip.image_size),
         provenance={**provenance, "precision": options.precision},
+        data=data,
     )
 
 
-def shared_without_weights(options: Options, *, unknown: Collection[str]) -> dict[str, Any]:
+def shared_without_weights(
+    options: Options, *, unknown: Collection[str], data: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The part of `meta.json` that has to agree, as far as no weights are needed to tell.
 
     Args:
         options: see `Options`.
         unknown: fields of `options` that the weights would decide.
+        data: the dataset and the split, as `Inputs.data`.
     """
     made = Settings(
         arrays=_arrays(options),
@@ -90,6 +108,7 @@ def shared_without_weights(options: Options, *, unknown: Collection[str]) -> dic
         model={},
         preprocess={k: v for k, v in _choices(options).items() if k not in unknown},
         provenance={"precision": options.precision},
+        data=data,
     )
     return made.shared()
 
@@ -110,11 +129,14 @@ def _preprocess(options: Options, size: int) -> dict[str, Any]:
 
 def _choices(options: Options) -> dict[str, Any]:
     """What of it the weights do not decide."""
+    resize = "pil-bicubic" if options.exact_resize else "ffmpeg-bicubic"
+    if options.drawn and not options.exact_resize:
+        resize = "none (drawn)"
     return {
         "sampler": options.sampler,
         "fps": options.fps,
         "frames": options.frames,
-        "resize": "pil-bicubic" if options.exact_resize else "ffmpeg-bicubic",
+        "resize": resize,
         "crop": "center",
         "mean": list(framing.MEAN),
         "std": list(framing.STD),

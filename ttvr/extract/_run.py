@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ttvr import store
-from ttvr.extract._decode import Decoded, ordered
+from ttvr.extract._decode import Decoded, Decoding, ordered
 from ttvr.extract._encode import Encoder
-from ttvr.extract._inputs import Input
+from ttvr.extract._inputs import Input, Read, read_file
 from ttvr.extract._options import Options, settings
 from ttvr.retriever import Retriever
 from ttvr.store import Outcome, Writer
@@ -55,6 +55,8 @@ def run(
     retriever: Retriever,
     options: Options,
     provenance: Mapping[str, Any],
+    read: Read = read_file,
+    data: Mapping[str, str] | None = None,
     resume: bool = True,
     overwrite: bool = False,
     retry_failed: bool = False,
@@ -63,11 +65,13 @@ def run(
     """Fill a feature folder, or go on with it; the bytes do not depend on jobs or interruptions.
 
     Args:
-        inputs: from `find_inputs`.
+        inputs: of `Inputs.items`.
         folder: the output.
         retriever: encodes and scores, in evaluation mode.
         options: see `Options`.
         provenance: goes into `meta.json`.
+        read: as `Inputs.read`.
+        data: as `Inputs.data`.
         resume: go on with what is there.
         overwrite: remove what is there.
         retry_failed: try inputs again that failed.
@@ -80,7 +84,7 @@ def run(
     made = Writer(
         folder,
         [item.source for item in inputs],
-        settings=settings(retriever, options, provenance),
+        settings=settings(retriever, options, provenance, data),
         pad=retriever.pad_frame(options.frames).cpu().numpy(),
         resume=resume,
         overwrite=overwrite,
@@ -93,7 +97,9 @@ def run(
     else:
         with made as writer:
             _tell_done(writer.counts, on_step)
-            kept = _fill(writer, inputs, Encoder(retriever, options), options, on_step)
+            encoder = Encoder(retriever, options)
+            how = options.decoding(encoder.image_size, read)
+            kept = _fill(writer, inputs, encoder, how, options.jobs, on_step)
             meta = writer.finish()
     return Summary(meta, _problems(folder, kept), len(kept))
 
@@ -105,7 +111,12 @@ def _tell_done(counts: Mapping[str, int], on_step: OnStep) -> None:
 
 
 def _fill(
-    writer: Writer, inputs: Sequence[Input], encoder: Encoder, options: Options, on_step: OnStep
+    writer: Writer,
+    inputs: Sequence[Input],
+    encoder: Encoder,
+    how: Decoding,
+    jobs: int,
+    on_step: OnStep,
 ) -> set[str]:
     """Do what is not done; returns the ids of what earlier runs had done."""
     kept = {item.clip.id for item in inputs[: writer.done]}
@@ -117,8 +128,7 @@ def _fill(
             kept.add(item.clip.id)
         return outcome
 
-    size = encoder.image_size
-    decoded = ordered(left, options.decoding(size), jobs=options.jobs, kept=reuse)
+    decoded = ordered(left, how, jobs=jobs, kept=reuse)
     with contextlib.closing(decoded):  # whatever happens, the decoders end with it
         for item, outcome in zip(left, _encoded(decoded, encoder), strict=True):
             writer.add(outcome)

@@ -44,6 +44,7 @@ def run_texts(
     options: TextOptions,
     provenance: Mapping[str, Any],
     pairs: Sequence[tuple[int, str]] | None = None,
+    data: Mapping[str, str] | None = None,
     resume: bool = True,
     overwrite: bool = False,
     on_step: Callable[[int, int], None] = lambda count, skipped: None,
@@ -59,6 +60,7 @@ def run_texts(
         options: see `TextOptions`.
         provenance: goes into `meta.json`.
         pairs: matching (text row, video id), for `gt.tsv`; None leaves the one that is there.
+        data: the dataset and the split that they are of, for `meta.json`; None: of a file.
         resume: go on with what is there.
         overwrite: remove what is there.
         on_step: called with the number of texts done, and of those that were done before.
@@ -81,6 +83,7 @@ def run_texts(
         facts={"on_long": options.on_long, "truncated": long},
         provenance=provenance,
         pairs=pairs,
+        data=data,
         dtype=DTYPES[options.dtype],
         shard_rows=options.shard_rows,
         resume=resume,

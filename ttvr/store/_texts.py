@@ -38,6 +38,7 @@ class TextWriter(ClaimedFolder):
         facts: what else has to agree for going on: how long texts are treated, ...
         provenance: who made it, how, when.
         pairs: (row of a text, video id): what `gt.tsv` says; None leaves the one that is there.
+        data: the dataset and the split that the texts are of; None where they are of neither.
         dtype: of text and words: <f2 or <f4.
         shard_rows: rows of every shard but the last.
         resume: go on with what is there.
@@ -54,6 +55,7 @@ class TextWriter(ClaimedFolder):
         facts: Mapping[str, Any],
         provenance: Mapping[str, Any],
         pairs: Sequence[tuple[int, str]] | None,
+        data: Mapping[str, str] | None = None,
         dtype: str,
         shard_rows: int,
         resume: bool = True,
@@ -72,6 +74,7 @@ class TextWriter(ClaimedFolder):
                 "texts": {"sha256": f"sha256:{digest}", **facts},
                 "model": {key: value for key, value in model.items() if key != "source"},
                 "provenance": {"precision": provenance.get("precision")},
+                "data": None if data is None else dict(data),
             },
             shard_rows=shard_rows,
             resume=resume,
@@ -139,7 +142,7 @@ class TextWriter(ClaimedFolder):
             "state": state,
             "count": self._count,
             "dim": text[0] if text else None,
-            **self._shared,
+            **{key: value for key, value in self._shared.items() if value is not None},
             "model": dict(self._model),
             "provenance": dict(self._provenance),
         }

@@ -45,6 +45,7 @@ class Settings(NamedTuple):
         model: as `Retriever.identity` gives it.
         preprocess: all that changes pixels or the choice of frames, and its hash.
         provenance: who made it, how, when; its `precision` has to agree too.
+        data: the dataset and the split that the videos are; None where they are files.
     """
 
     arrays: tuple[str, ...]
@@ -53,6 +54,7 @@ class Settings(NamedTuple):
     model: Mapping[str, Any]
     preprocess: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    data: Mapping[str, str] | None = None
 
     def shared(self) -> dict[str, Any]:
         """The part of `meta.json` that has to agree."""
@@ -65,6 +67,7 @@ class Settings(NamedTuple):
             "model": model,
             "preprocess": dict(self.preprocess),
             "provenance": {"precision": self.provenance.get("precision")},
+            "data": None if self.data is None else dict(self.data),
         }
 
 
@@ -222,6 +225,7 @@ class Writer(ClaimedFolder):
             "shard_rows": settings.shard_rows,
             "arrays": list(settings.arrays),
             "roots": list(self._roots),
+            **({} if settings.data is None else {"data": dict(settings.data)}),
             "model": dict(settings.model),
             "preprocess": dict(settings.preprocess),
             "provenance": dict(settings.provenance),
