@@ -92,3 +92,24 @@ class VideoFeatures(NamedTuple):
     frames: Tensor
     mask: Tensor
     patches: Tensor | None
+
+
+class EncodedBatch(NamedTuple):
+    """What a head alone is trained on: a batch that has been through the encoders.
+
+    Attributes:
+        ids: [B, L] int64 tokens of the captions, zero padded.
+        text: of the captions, float32.
+        video: of their videos, float32.
+        owner: [B] int64, which clip of the split each row is.
+    """
+
+    ids: Tensor
+    text: TextFeatures
+    video: VideoFeatures
+    owner: Tensor
+
+    @property
+    def frames(self) -> Tensor:
+        """[B, T, D] features in place of pixels."""
+        return self.video.frames

@@ -9,22 +9,24 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ttvr import plugins
 from ttvr.commands import _options
+from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
-from ttvr.commands._run import DONE, execute, parser
+from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._table import table, ties
 from ttvr.errors import UsageError
 from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
 
 if TYPE_CHECKING:
-    from ttvr.train import Data, Outcome
+    from ttvr.train import AnyData, Options, Outcome
 
 _SUMMARY = """\
 A recipe and a dataset -> a folder with the model that ranks the validation split best (best.pt),
 the log (log.jsonl), the settings (recipe.json), and all that is needed to go on (last.pt).
+With --features: CLIP stays as it is, and a head alone learns from folders of features.
 
 Running the same command again goes on where it was stopped, by Ctrl-C or kill -9 alike, and
 gives the result of an undisturbed run. stdout: the measures of best.pt on the validation split."""
@@ -32,6 +34,8 @@ _EXAMPLES = (
     "ttvr-train --data synthetic --recipe ttvr-tiny -o runs/tiny",
     "ttvr-train --data synthetic --recipe ttvr-tiny --set lr=6e-4 --limit 9600 -o runs/short",
     "ttvr-train --data synthetic --recipe ttvr-tiny --dry-run",
+    "ttvr-train --features feats/ --text-features tfeats/ --val-features val/ "
+    "--val-text-features tval/ --head seq_transf -o runs/head",
 )
 _SETTINGS = (
     "weights",
@@ -57,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = parser("train", summary=_SUMMARY, examples=_EXAMPLES, resumes=True)
     data = made.add_argument_group("data")
-    data.add_argument(
-        "--data", required=True, choices=plugins.names("datasets"), help="dataset to learn from"
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", choices=plugins.names("datasets"), help="dataset to learn from")
+    source.add_argument(
+        "--features", metavar="FEATS", help="features of videos to learn from: the head alone does"
     )
     data.add_argument("--root", metavar="DIR", help="folder the dataset lies in, if it has files")
     data.add_argument(
@@ -67,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--eval-limit", type=_options.positive, metavar="N", help="validate on the first N clips"
     )
+    of_features.add(made.add_argument_group("features (with --features)"))
     _add_recipe(made.add_argument_group("recipe (flags change what --recipe says)"))
     _add_run(made.add_argument_group("run"))
     output = made.add_argument_group("output")
@@ -130,6 +137,12 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         kind = _options.seed if name == "eval-every" else _options.positive
         group.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=what)
     group.add_argument(
+        "--select",
+        choices=("best", "last"),
+        default="best",
+        help="the model that best.pt is: the best one of all validations, or that of the last step",
+    )
+    group.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -138,6 +151,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    of_features.check(args)
     recipe = _recipe(args)
     if args.show_config:
         print(json.dumps(settings_of(recipe), indent=1))
@@ -153,6 +167,37 @@ def _run(args: argparse.Namespace) -> int:
     folder = None if args.dry_run else Path(args.out)
     if folder:
         train.check_usable(folder, resume=args.resume, overwrite=args.overwrite)
+    data, jobs = of_features.load(args) if args.features else _load(args)
+    options = train.Options(
+        eval_every=args.eval_every,
+        save_every=args.save_every,
+        log_every=args.log_every,
+        jobs=jobs,
+        activation=args.activation,
+        select=args.select,
+    )
+    if args.dry_run:
+        print(json.dumps(train.rehearse(recipe, data, options=options, device=args.device)))
+        return DONE
+    outcome = _train(args, recipe, data, options, folder)
+    protocol = _protocol(args, outcome, data, recipe)
+    line = " | ".join(protocol.values())
+    if args.json:
+        facts = {**(outcome.metrics or {}), "protocol": protocol}
+        text = json.dumps(facts, ensure_ascii=False) + "\n"
+    else:
+        text = table(outcome.metrics, line) if outcome.metrics else f"# {line}\n"
+    sys.stdout.write(text)
+    best = folder / train.BEST
+    kept = f"the {args.select} model"
+    log.info("%s is %s; use it: ttvr-extract videos/ -w %s -o feats/", best, kept, best)
+    return PARTIAL if args.features and of_features.tell_absent(data) else DONE
+
+
+def _load(args: argparse.Namespace) -> tuple[AnyData, int]:
+    """The splits of a dataset, and how many of their clips are read at once."""
+    from ttvr import train
+
     dataset, root = plugins.load("datasets", args.data), Path(args.root) if args.root else None
     data = train.Data(
         args.data,
@@ -161,27 +206,7 @@ def _run(args: argparse.Namespace) -> int:
         dataset.load(root, "val", limit=args.eval_limit),
     )
     # Drawing is Python, one thread at a time; decoding is in processes of its own.
-    jobs = args.jobs or (_options.default_jobs() if dataset.needs_root else 1)
-    options = train.Options(
-        eval_every=args.eval_every,
-        save_every=args.save_every,
-        log_every=args.log_every,
-        jobs=jobs,
-        activation=args.activation,
-    )
-    if args.dry_run:
-        print(json.dumps(train.rehearse(recipe, data, options=options, device=args.device)))
-        return DONE
-    outcome = _train(args, recipe, data, options, folder)
-    protocol = _protocol(outcome, data, recipe)
-    if args.json:
-        text = json.dumps({**outcome.metrics, "protocol": protocol}, ensure_ascii=False) + "\n"
-    else:
-        text = table(outcome.metrics, " | ".join(protocol.values()))
-    sys.stdout.write(text)
-    best = folder / train.BEST
-    log.info("%s is the best model; use it: ttvr-extract videos/ -w %s -o feats/", best, best)
-    return DONE
+    return data, args.jobs or (_options.default_jobs() if dataset.needs_root else 1)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -192,11 +217,14 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"{twice} is given twice; say it once, by its flag or by --set")
-    return from_settings(given, RECIPES[args.recipe] if args.recipe else None)
+    base = RECIPES[args.recipe] if args.recipe else None
+    if args.features:
+        return of_features.settle(from_settings(of_features.frozen(given), base), given, args)
+    return from_settings(given, base)
 
 
 def _train(
-    args: argparse.Namespace, recipe: Recipe, data: Data, options: Any, folder: Path
+    args: argparse.Namespace, recipe: Recipe, data: AnyData, options: Options, folder: Path
 ) -> Outcome:
     from ttvr import train
 
@@ -224,16 +252,24 @@ def _train(
         )
 
 
-def _protocol(outcome: Outcome, data: Data, recipe: Recipe) -> dict[str, str]:
+def _protocol(
+    args: argparse.Namespace, outcome: Outcome, data: AnyData, recipe: Recipe
+) -> dict[str, str]:
     """What was measured, and on what, in words by subject."""
     from ttvr.train import sha256
 
-    found, split = outcome.metrics, data.val
+    found, split = outcome.metrics, data.val or data.train
+    measured = {}
+    if found is not None:
+        measured = {
+            "queries": f"queries {found['captions']} captions, {found['videos']} videos",
+            "coverage": f"coverage {found['videos']}/{len(split.clips)} videos",
+            "ties": ties(found),
+        }
+    chosen = "best on val" if args.select == "best" else "last"
     return {
         "split": f"split {split.name} sha256:{sha256(split)}",
-        "queries": f"queries {found['captions']} captions, {found['videos']} videos",
-        "coverage": f"coverage {found['videos']}/{len(split.clips)} videos",
-        "ties": ties(found),
-        "selection": f"selection best on val, after step {outcome.step} of {outcome.steps}",
+        **measured,
+        "selection": f"selection {chosen}, after step {outcome.step} of {outcome.steps}",
         "seed": f"seed {recipe.seed}",
     }

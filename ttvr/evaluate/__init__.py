@@ -40,6 +40,7 @@ __all__ = [
     "Normalization",
     "Pairs",
     "Result",
+    "absent_videos",
     "dataset_pairs",
     "evaluate",
     "needs_model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,13 @@ from ttvr.clip.model import CLIP
 from ttvr.files import write
 from ttvr.heads._base import Head
 from ttvr.recipes import Recipe, settings_of
-from ttvr.records import Batch, TextFeatures, VideoFeatures
+from ttvr.records import Batch, EncodedBatch, TextFeatures, VideoFeatures
 from ttvr.reducers import Plan
 from ttvr.retriever._reduction import as_module
 
 FINGERPRINT_DIGITS = 16
+
+Features = TypeVar("Features", TextFeatures, VideoFeatures)
 
 
 class Retriever(nn.Module):
@@ -99,8 +101,13 @@ class Retriever(nn.Module):
             frames = _with_last_repeated(frames, mask)
         return self.clip.encode_video(frames, mask, self.plan.reducers, patches=patches)
 
-    def features(self, batch: Batch) -> tuple[TextFeatures, VideoFeatures]:
-        """Both towers on a batch, in float32 whatever the precision they ran in."""
+    def features(self, batch: Batch | EncodedBatch) -> tuple[TextFeatures, VideoFeatures]:
+        """Both towers on a batch, in float32 whatever the precision they ran in.
+
+        One that is encoded already stays as it is, on the model's device.
+        """
+        if isinstance(batch, EncodedBatch):
+            return _moved(batch.text, self.device), _moved(batch.video, self.device)
         text = self.encode_text(batch.ids)
         video = self.encode_video(batch.frames, batch.mask, patches=self.head.needs_patches)
         patches = None if video.patches is None else video.patches.float()
@@ -113,7 +120,7 @@ class Retriever(nn.Module):
         """The head's losses of matched pairs by name; `scale` is exp of the logit scale."""
         return self.head.losses(text, video, scale)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch | EncodedBatch) -> dict[str, Tensor]:
         """The losses of a batch by name, weighted, to be summed; scalars of float32."""
         text, video = self.features(batch)
         losses = self.losses(text, video, self.scale)
@@ -194,6 +201,10 @@ class Retriever(nn.Module):
             "activation": self.activation,
         }
         write(Path(path), lambda file: torch.save(content, file))
+
+
+def _moved(features: Features, device: torch.device) -> Features:
+    return type(features)(*(None if part is None else part.to(device) for part in features))
 
 
 def _with_last_repeated(frames: Tensor, mask: Tensor) -> Tensor:

@@ -2,15 +2,20 @@
 
 from ttvr.train._folder import BEST, check_usable
 from ttvr.train._loop import rehearse, train
-from ttvr.train._setup import Data, Options
-from ttvr.train._state import Outcome, sha256
+from ttvr.train._setup import AnyData, Data, Options, sha256
+from ttvr.train._state import Outcome
+from ttvr.train._stored import SETTINGS, Stored, StoredData
 from ttvr.train._validate import validate
 
 __all__ = [
     "BEST",
+    "SETTINGS",
+    "AnyData",
     "Data",
     "Options",
     "Outcome",
+    "Stored",
+    "StoredData",
     "check_usable",
     "rehearse",
     "sha256",

@@ -19,18 +19,18 @@ from ttvr.errors import TtvrError
 from ttvr.loader import Loader
 from ttvr.optim import schedule
 from ttvr.recipes import Recipe
-from ttvr.records import Batch
+from ttvr.records import Batch, EncodedBatch
+from ttvr.train._batches import FeatureLoader
 from ttvr.train._folder import BEST, Log, check_usable, claimed
-from ttvr.train._setup import Data, Options, Parts, set_up
+from ttvr.train._setup import AnyData, Options, Parts, set_up
 from ttvr.train._state import Meter, Outcome, State, begin, identity, read
-from ttvr.train._validate import validate
 
 log = logging.getLogger(__name__)
 
 
 def train(
     recipe: Recipe,
-    data: Data,
+    data: AnyData,
     folder: Path,
     *,
     options: Options | None = None,
@@ -48,7 +48,8 @@ def train(
 
     Args:
         recipe: every hyper-parameter.
-        data: what is learned, and what the best model is chosen by: text-to-video R@1.
+        data: what is learned, and what the best model is chosen by: text-to-video R@1. Of features
+            the head alone learns, and the logit scale at `clip_lr`.
         folder: gets `recipe.json`, `log.jsonl`, `best.pt` (which `load` takes) and `last.pt`,
             which is there from the first step on.
         options: see `Options`.
@@ -91,11 +92,12 @@ def train(
             if is_due or state.step % options.log_every == 0:
                 journal.write(step=state.step, epoch=epoch, **learned, **meter.lap())
             if is_due:
-                found = validate(parts.model, data.val, data.read, jobs=options.jobs)
-                journal.write(step=state.step, epoch=epoch, val=found, **meter.lap())
-                recall = found["t2v"]["R@1"]
-                log.info("step %d of %d: R@1 %.1f on val", state.step, state.steps, recall)
-                if state.improves(found):
+                found = data.validate(parts.model, jobs=options.jobs)
+                if found is not None:
+                    journal.write(step=state.step, epoch=epoch, val=found, **meter.lap())
+                    recall = found["t2v"]["R@1"]
+                    log.info("step %d of %d: R@1 %.1f on val", state.step, state.steps, recall)
+                if state.improves(found, options.select):
                     parts.model.save(folder / BEST)
             # Asked once: an interruption after this line is one of the next step.
             is_stopped = interrupted() and state.step < state.steps
@@ -108,7 +110,7 @@ def train(
 
 
 def rehearse(
-    recipe: Recipe, data: Data, *, options: Options | None = None, device: str | torch.device
+    recipe: Recipe, data: AnyData, *, options: Options | None = None, device: str | torch.device
 ) -> dict[str, Any]:
     """What `train` would do, by one step that nothing is kept of.
 
@@ -138,9 +140,11 @@ def rehearse(
     }
 
 
-def _learn(parts: Parts, batch: Batch, recipe: Recipe, step: int, steps: int) -> dict[str, Any]:
+def _learn(
+    parts: Parts, batch: Batch | EncodedBatch, recipe: Recipe, step: int, steps: int
+) -> dict[str, Any]:
     """Take one step, the one after `step` others; what the log says of it."""
-    model, loader, optimizer, scaler = parts
+    model, loader, optimizer, scaler, _ = parts
     rate = schedule(step, steps=steps, warmup=recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate
@@ -169,7 +173,9 @@ def _learn(parts: Parts, batch: Batch, recipe: Recipe, step: int, steps: int) ->
     return {name: float(torch.as_tensor(value).detach()) for name, value in facts.items()}
 
 
-def _remaining(loader: Loader, state: State) -> Iterator[tuple[int, Batch]]:
+def _remaining(
+    loader: Loader | FeatureLoader, state: State
+) -> Iterator[tuple[int, Batch | EncodedBatch]]:
     """The steps that are left, from 0, each with its batch."""
     first, start = divmod(state.step, len(loader))
     for epoch in range(first, state.steps // len(loader)):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from ttvr.clip import tokenizer
 from ttvr.errors import UsageError
+from ttvr.evaluate import Pairs
 from ttvr.loader import Loader, Read
 from ttvr.losses import WordLoss
 from ttvr.optim import parameter_groups
 from ttvr.recipes import Recipe
 from ttvr.records import Split
 from ttvr.retriever import Retriever, build
+from ttvr.train._batches import FeatureLoader
+from ttvr.train._stored import StoredData
+from ttvr.train._validate import validate
 
 
 class Data(NamedTuple):
@@ -36,6 +40,53 @@ class Data(NamedTuple):
         """The same with the training captions in memory: they are read several times."""
         return self._replace(train=self.train._replace(captions=tuple(self.train.captions)))
 
+    def identity(self) -> dict[str, Any]:
+        """What a training that goes on has to find again."""
+        parts = {part.name: sha256(part) for part in (self.train, self.val)}
+        return {"dataset": self.name, **parts}
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse a recipe that clips cannot be learned by.
+
+        Raises:
+            UsageError: it asks for frames that training cannot choose from.
+        """
+        if recipe.fps is not None:
+            raise UsageError("training chooses from all frames of a clip: fps has to be none")
+
+    def loader(self, model: Retriever, recipe: Recipe, *, jobs: int) -> Loader:
+        """Batches of what is learned.
+
+        Raises:
+            UsageError: too few captions for a batch.
+        """
+        captions, length = self.train.captions, model.text_length
+        tokenizer.count_long(captions, most=length, on_long="truncate", what="training captions")
+        return Loader(
+            self.train,
+            self.read,
+            batch_size=recipe.batch_size,
+            frames=recipe.train_frames or recipe.frames,
+            size=model.clip.image_size,
+            words=length,
+            is_padded=model.head.needs_words,
+            seed=recipe.seed,
+            jobs=jobs,
+        )
+
+    def learns(self, name: str) -> bool:
+        """Whether a parameter of this name can be learned: all of them can."""
+        del name
+        return True
+
+    def validate(self, model: Retriever, *, jobs: int) -> dict[str, Any]:
+        """How well the model ranks the validation split; as `validate`."""
+        return validate(model, self.val, self.read, jobs=jobs)
+
+
+AnyData: TypeAlias = Data | StoredData
+"""Clips, or features of them."""
+
 
 class Options(NamedTuple):
     """How a training runs.
@@ -46,6 +97,7 @@ class Options(NamedTuple):
         log_every: steps between lines of the log.
         jobs: clips read at once.
         activation: of the checkpoint's MLPs, where its file does not tell.
+        select: which model is kept: "best", by text-to-video R@1 of validations, or "last".
     """
 
     eval_every: int = 0
@@ -53,6 +105,7 @@ class Options(NamedTuple):
     log_every: int = 10
     jobs: int = 1
     activation: str | None = None
+    select: str = "best"
 
 
 class Parts(NamedTuple):
@@ -63,44 +116,37 @@ class Parts(NamedTuple):
         loader: of the training split.
         optimizer: with the groups of `parameter_groups`.
         scaler: of fp16's gradients; it does nothing in other precisions.
+        given: names of tensors that the start has and training cannot change.
     """
 
     model: Retriever
-    loader: Loader
+    loader: Loader | FeatureLoader
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    given: frozenset[str]
 
 
-def set_up(recipe: Recipe, data: Data, options: Options, device: str | torch.device) -> Parts:
+def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.device) -> Parts:
     """Build everything from the recipe's seed.
 
     Raises:
-        UsageError: the recipe asks for frames that training cannot choose from, nothing would be
-            learned, or `Loader`'s.
-        TtvrError: of `retriever.build`.
+        UsageError: of the data's `check` and `loader`, or nothing would be learned.
+        TtvrError: of `retriever.build`, or of the data's `loader`.
     """
-    if recipe.fps is not None:
-        raise UsageError("training chooses from all frames of a clip: fps has to be none")
+    data.check(recipe)
+    if options.select == "best" and data.val is None:
+        raise UsageError("nothing to choose the best model by: pass features to validate on, too")
     torch.manual_seed(recipe.seed)
     model = build(recipe, activation=options.activation, device=device)
-    captions, length = data.train.captions, model.text_length
+    loader = data.loader(model, recipe, jobs=options.jobs)
     if recipe.word_loss:
-        labels = _tokens(captions, length)
+        labels = _tokens(data.train.captions, model.text_length)
         model.auxiliary = WordLoss(labels, model.head.vector_width).to(model.device)
-    tokenizer.count_long(captions, most=length, on_long="truncate", what="training captions")
-    loader = Loader(
-        data.train,
-        data.read,
-        batch_size=recipe.batch_size,
-        frames=recipe.train_frames or recipe.frames,
-        size=model.clip.image_size,
-        words=length,
-        is_padded=model.head.needs_words,
-        seed=recipe.seed,
-        jobs=options.jobs,
-    )
+    given = frozenset(name for name, _ in model.named_parameters() if not data.learns(name))
+    for name, tensor in model.named_parameters():
+        tensor.requires_grad_(name not in given)
     groups = parameter_groups(
-        model.named_parameters(),
+        ((name, tensor) for name, tensor in model.named_parameters() if name not in given),
         lr=recipe.lr,
         clip_lr=recipe.clip_lr,
         scale_lr_factor=recipe.scale_lr_factor,
@@ -110,7 +156,7 @@ def set_up(recipe: Recipe, data: Data, options: Options, device: str | torch.dev
     # Fused: one pass over the token table instead of several, the largest part of a small model.
     optimizer = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "fp16")
-    return Parts(model, loader, optimizer, scaler)
+    return Parts(model, loader, optimizer, scaler, given)
 
 
 def _freeze(model: Retriever, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -125,6 +171,11 @@ def _freeze(model: Retriever, groups: Sequence[Mapping[str, Any]]) -> None:
             f"nothing would be learned: clip_lr is 0, and lr finds no parameters in the head "
             f"{model.head_name}, or is 0 too; pass --set clip_lr=1e-7, say"
         )
+
+
+def sha256(split: Split) -> str:
+    """64 hex digits over the captions and the ids of their clips, as `ttvr-eval` reports them."""
+    return Pairs.of(split).sha256
 
 
 def _tokens(captions: Sequence[str], length: int) -> list[int]:

@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ttvr.errors import IncompatibleError, TtvrError
-from ttvr.evaluate import Pairs
 from ttvr.files import write, written
 from ttvr.recipes import Recipe, settings_of
-from ttvr.records import Split
 from ttvr.train._folder import BEST, LAST, RECIPE, clear, peak_mib
-from ttvr.train._setup import Data, Options, Parts
+from ttvr.train._setup import AnyData, Options, Parts
 
 FORMAT = "ttvr-train/1"
 
@@ -26,15 +24,15 @@ class Outcome(NamedTuple):
     """What a training came to.
 
     Attributes:
-        step: after which the best model was saved.
+        step: after which the model was saved that is kept.
         steps: of the whole training.
-        metrics: of the best model on the validation split, as `metrics.summary`.
+        metrics: of that model on the validation split, as `metrics.summary`; None without one.
         seconds: that the training took, all its processes together.
     """
 
     step: int
     steps: int
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] | None
     seconds: float
 
 
@@ -44,14 +42,14 @@ class State:
     Attributes:
         steps: of the whole training.
         step: how many are done.
-        best: the step and the metrics of the best validation so far.
+        best: the step and the metrics of the model that is kept so far.
         seconds: spent so far, by all processes.
     """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.step = 0
-        self.best: tuple[int, dict[str, Any]] | None = None
+        self.best: tuple[int, dict[str, Any] | None] | None = None
         self.seconds = 0.0
 
     @classmethod
@@ -61,9 +59,18 @@ class State:
         state.step, state.best, state.seconds = stored["step"], stored["best"], stored["seconds"]
         return state
 
-    def improves(self, found: dict[str, Any]) -> bool:
-        """Take note of a validation; whether it is better than all before, in text-to-video R@1."""
-        if self.best is not None and found["t2v"]["R@1"] <= self.best[1]["t2v"]["R@1"]:
+    def improves(self, found: dict[str, Any] | None, select: str) -> bool:
+        """Take note of a validation; whether its model is the one to keep.
+
+        Args:
+            found: its metrics; None where there is nothing to validate on.
+            select: "best": if its text-to-video R@1 is better than all before; or "last": at the
+                end of the training.
+        """
+        if select == "last":
+            if self.step < self.steps:
+                return False
+        elif self.best is not None and found["t2v"]["R@1"] <= self.best[1]["t2v"]["R@1"]:
             return False
         self.best = (self.step, found)
         return True
@@ -71,6 +78,7 @@ class State:
     def save(self, folder: Path, parts: Parts, made_from: Mapping[str, Any]) -> None:
         """Write `last.pt`, whole or not at all."""
         device = parts.model.device
+        model = parts.model.state_dict()
         content = {
             "format": FORMAT,
             "made_from": made_from,
@@ -78,7 +86,7 @@ class State:
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
-            "model": parts.model.state_dict(),
+            "model": {name: part for name, part in model.items() if name not in parts.given},
             "optimizer": parts.optimizer.state_dict(),
             "scaler": parts.scaler.state_dict(),
             "rng": torch.get_rng_state(),
@@ -109,7 +117,9 @@ def begin(
         state = State(steps)
         state.save(folder, parts, made_from)
         return state
-    parts.model.load_state_dict(stored["model"])
+    own = parts.model.state_dict()
+    given = {name: own[name] for name in parts.given}
+    parts.model.load_state_dict({**given, **stored["model"]})
     parts.optimizer.load_state_dict(stored["optimizer"])
     parts.scaler.load_state_dict(stored["scaler"])
     torch.set_rng_state(stored["rng"])
@@ -144,23 +154,16 @@ class Meter:
         return found
 
 
-def identity(recipe: Recipe, data: Data, options: Options) -> dict[str, Any]:
+def identity(recipe: Recipe, data: AnyData, options: Options) -> dict[str, Any]:
     """What a training has to agree with to be gone on with: everything that shapes its result."""
     return {
         "recipe": settings_of(recipe),
-        "data": {
-            "dataset": data.name,
-            **{part.name: sha256(part) for part in (data.train, data.val)},
-        },
+        "data": data.identity(),
         "activation": options.activation,
         "eval_every": options.eval_every,
         "log_every": options.log_every,
+        "select": options.select,
     }
-
-
-def sha256(split: Split) -> str:
-    """64 hex digits over the captions and the ids of their clips, as `ttvr-eval` reports them."""
-    return Pairs.of(split).sha256
 
 
 def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -191,7 +194,8 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
         )
     # A setting that was not there yet had what is its default now.
     settings = {**settings_of(Recipe()), **stored["made_from"]["recipe"]}
-    if differing := _differences({**stored["made_from"], "recipe": settings}, made_from):
+    before = {"select": Options().select, **stored["made_from"], "recipe": settings}
+    if differing := _differences(before, made_from):
         raise IncompatibleError(
             f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "
             "use the same settings and data, another -o, or --overwrite to start anew"

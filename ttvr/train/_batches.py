@@ -1,0 +1,122 @@
+"""Batches of features that are there already: which captions, and what the folders hold of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ttvr.clip import tokenizer
+from ttvr.errors import UsageError
+from ttvr.records import EncodedBatch, Split, TextFeatures, VideoFeatures
+
+_ORDER = 0  # what the random numbers of an epoch are for, as in `Loader`
+
+
+class FeatureLoader:
+    """Batches for a head alone; a row is a caption with its video.
+
+    As `Loader`'s, batch k of an epoch is a pure function of (seed, epoch, k), and what makes no
+    whole batch is left out. Beyond that, no batch has two captions of one video, which the loss
+    would take for a mismatch, as far as that can be: see `dealt`.
+
+    Args:
+        split: captions, and clips which are rows of the videos.
+        text: rows as the captions; fields are tensors, arrays or views of them.
+        video: rows as the clips.
+        batch_size: B.
+        words: L, tokens of a caption at most.
+        seed: of the order.
+
+    Raises:
+        UsageError: the split has too few captions for one batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        text: TextFeatures,
+        video: VideoFeatures,
+        *,
+        batch_size: int,
+        words: int,
+        seed: int,
+    ) -> None:
+        if len(split.captions) < batch_size:
+            raise UsageError(
+                f"{split.name} has {len(split.captions)} captions, fewer than one batch of "
+                f"{batch_size}: pass a smaller --batch-size"
+            )
+        self.split, self.batch_size = split, batch_size
+        self._text, self._video = text, video
+        self._words, self._seed = words, seed
+        self._owner = np.array(split.owner)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self._owner) // self.batch_size
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[EncodedBatch]:
+        """The batches of an epoch from number `start` on."""
+        generator = np.random.default_rng([self._seed, epoch, _ORDER])
+        order = generator.permutation(len(self._owner)).tolist()
+        rows = dealt(order, self._owner.tolist(), self.batch_size)
+        for batch in range(start, len(self)):
+            first = batch * self.batch_size
+            yield self._batch(np.array(rows[first : first + self.batch_size]))
+
+    def _batch(self, rows: np.ndarray) -> EncodedBatch:
+        owner = self._owner[rows]
+        captions = [self.split.captions[row] for row in rows]
+        return EncodedBatch(
+            tokenizer.tokenize(captions, self._words),
+            TextFeatures(*(_taken(part, rows) for part in self._text)),
+            VideoFeatures(*(_taken(part, owner) for part in self._video)),
+            torch.from_numpy(owner),
+        )
+
+
+def dealt(order: Sequence[int], videos: Sequence[int], batch_size: int) -> list[int]:
+    """An order of captions in which every batch has distinct videos, where that can be.
+
+    Captions are taken as they come; one whose video is in the batch already waits for the next
+    batch that is without it. Where too few videos are left, at the end of an epoch, a batch is
+    filled up with captions that wait. With fewer videos than a batch has rows nothing is changed.
+
+    Args:
+        order: captions, each once.
+        videos: the video of each caption.
+        batch_size: B.
+
+    Returns:
+        The captions of all whole batches, one after the other.
+    """
+    whole = len(order) // batch_size * batch_size
+    if len(set(videos)) < batch_size:
+        return list(order[:whole])
+    source, waiting, made = iter(order), [], []
+    while len(made) < whole:
+        batch, seen, left = [], set(), []
+        for queue in (iter(waiting), source):
+            while len(batch) < batch_size and (row := next(queue, None)) is not None:
+                (left if videos[row] in seen else batch).append(row)
+                seen.add(videos[row])
+            if queue is not source:
+                left += queue
+        short = batch_size - len(batch)
+        made += batch + left[:short]
+        waiting = left[short:]
+    return made
+
+
+def _taken(values: Any, rows: np.ndarray) -> Tensor | None:
+    """Some rows as a tensor: masks bool, all else float32."""
+    if values is None:
+        return None
+    index = torch.from_numpy(rows) if isinstance(values, Tensor) else rows
+    part = values[index]
+    part = part if isinstance(part, Tensor) else torch.from_numpy(part)
+    return part if part.dtype == torch.bool else part.float()
