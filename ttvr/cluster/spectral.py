@@ -215,7 +215,7 @@ def _rows(weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _lowest(laplacian: Tensor, k: int) -> Tensor:
     """Eigenvectors [B, N, K] of the K lowest eigenvalues."""
     try:
-        return torch.linalg.eigh(laplacian).eigenvectors[..., :k]
+        return torch.linalg.eigh(laplacian).eigenvectors[..., :k].contiguous()
     except torch.linalg.LinAlgError:  # in float32, on some graphs that fall apart
         if len(laplacian) > 1:  # the others are to be what they are without it
             return torch.cat([_lowest(one, k) for one in laplacian.split(1)])
