@@ -70,6 +70,7 @@ class MultiGrainedHead(TemporalHead):
     TWICE: ClassVar[bool]
     """Whether aggregation has a second softmax."""
     needs_words: ClassVar[bool] = True
+    fixed_frames: ClassVar[bool] = True
 
     def __init__(
         self,

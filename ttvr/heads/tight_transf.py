@@ -128,6 +128,10 @@ class TightTransf(Head):
         del scale
         return sims[0]
 
+    def factors(self, sims: Tensor, scale: Tensor) -> Tensor:
+        """[1]: one, whatever the scale."""
+        return torch.ones_like(scale).expand(len(sims))
+
     def init_from_clip(self, clip: CLIP) -> None:
         """Start from CLIP's text tower: its positions and its first blocks."""
         positions = self.cross["embeddings"]["position_embeddings"]

@@ -95,6 +95,7 @@ class TS2Net(TemporalHead):
             positions=positions,
             tokens_per_frame=1 + top,
         )
+        self.least_patches = top
         self.compat_tile_mask = compat_tile_mask
         self.visual_token_selector = TokenSelector(
             width, top=top, samples=samples, sigma=sigma, seed=seed, hard=hard

@@ -124,6 +124,7 @@ class UCoFiA(MultiGrainedHead):
         self.patches, self.compat = patches, compat
         self.needs_words = patches != "none"
         self.needs_patches = patches in ("select", "given")
+        self.least_patches = top
         self.tokens_per_frame = 1 + top if self.needs_patches else 1
         self.global_mat_weight_1 = identity(width)
         if self.needs_words:

@@ -224,7 +224,7 @@ def _recipe(
     if plan.segments:
         sizes.pop("frames", None)
     recipe = replace(base, **{size: n for size, n in sizes.items() if size not in given})
-    plan.frames_after(recipe.frames)
+    plan.left_of(recipe.frames)
     if recipe.words > clip.context_length:
         raise UsageError(f"{recipe.words} words, its CLIP takes {clip.context_length}")
     return recipe
