@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def one_thread():
     """Tests measure results, not speed; one thread keeps parallel runs from fighting."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_are_heard():
+    """What a shell starts in the background ignores SIGINT, and tests raise it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
