@@ -136,8 +136,8 @@ def evaluate(
             retriever=retriever,
             encode=encode,
             texts=texts,
-            memory=memory,
             tie=tie,
+            memory=memory,
         )
     missed = (len(pairs.videos) - len(kept), len(absent)) if missing == "miss" else (0, 0)
     owner = [rows[pairs.videos[at]] for at in kept]

@@ -16,6 +16,7 @@ from ttvr.heads._base import without_autocast
 from ttvr.normalize import BETA, RULES, TEMP, dual_softmax, qb_norm, sinkhorn
 from ttvr.records import TextFeatures
 from ttvr.retriever import Retriever
+from ttvr.score import MEMORY
 from ttvr.store import Features
 
 ASSUMED_SCALE = 100.0
@@ -71,8 +72,8 @@ def normalized(
     retriever: Retriever | None,
     encode: Encode | None,
     texts: Features | None,
-    memory: int,
     tie: Callable[[np.ndarray], np.ndarray],
+    memory: int = MEMORY,
 ) -> Normalized:
     """Score, and correct the scores of each granularity before they are fused.
 
@@ -83,8 +84,8 @@ def normalized(
         retriever: as `evaluate`.
         encode: likewise.
         texts: likewise.
-        memory: likewise.
         tie: scores [N, Nv] -> the same, those of twins tied.
+        memory: as `evaluate`.
 
     Raises:
         IncompatibleError: a bank is not of the kind, or not of the model, that it has to be.

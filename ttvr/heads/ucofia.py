@@ -121,10 +121,9 @@ class UCoFiA(MultiGrainedHead):
         _require_one_of("compat", compat, COMPAT)
         if top < 1:
             raise UsageError(f"top is the number of patches of a frame, at least 1, got {top}")
-        self.patches, self.compat = patches, compat
+        self.patches, self.compat, self.least_patches = patches, compat, top
         self.needs_words = patches != "none"
         self.needs_patches = patches in ("select", "given")
-        self.least_patches = top
         self.tokens_per_frame = 1 + top if self.needs_patches else 1
         self.global_mat_weight_1 = identity(width)
         if self.needs_words:
