@@ -19,6 +19,7 @@ _EXAMPLES = {
     "extract": "ttvr-bench extract videos/ -w ViT-B/32 --jobs 1 2",
     "memory": "ttvr-bench memory --sizes ViT-B/32",
     "rank": "ttvr-bench rank --rows 1000000 --queries 1 8 64",
+    "score": "ttvr-bench score --heads tc_mgc xpool --rounds 3",
     "startup": "ttvr-bench startup",
     "tokenize": "ttvr-bench tokenize --texts 20000",
 }
