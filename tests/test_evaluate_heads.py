@@ -59,7 +59,11 @@ def test_pairs_are_scored_at_the_models_scale(home, pairs, capsys, tmp_path, mem
     np.testing.assert_allclose(sims, expected, rtol=1e-5, atol=1e-4)
     assert np.abs(sims).max() > 2
     owner = [features.ids.index(video) for video in VIDEOS]
-    assert json.loads(out)["t2v"] == metrics.summary(sims, owner)["t2v"]
+    found = json.loads(out)
+    assert found["t2v"] == metrics.summary(sims, owner)["t2v"]
+    # What scored is named, not what made the folder.
+    assert found["protocol"]["model"] == model.identity()
+    assert found["protocol"]["model"]["head"] == "pair_head"
 
 
 def test_stored_texts_give_the_same(home, pairs, tmp_path):

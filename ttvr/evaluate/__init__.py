@@ -58,8 +58,8 @@ class Result(NamedTuple):
     Attributes:
         metrics: of both directions, as `metrics.summary` gives them; where videos have twins also
             "twins", as `preference` gives it.
-        protocol: split, sha256, numbers of queries and videos, coverage, ties, model, frames,
-            captions that were cut; the rule that corrected the scores, or None.
+        protocol: split, sha256, numbers of queries and videos, coverage, ties, the model that
+            scored, frames, captions that were cut; the rule that corrected the scores, or None.
         sims: [Nt, Nv] float32, rows as the pairs that were scored, columns as the folder's rows;
             of an offline head the cosines of its vectors, of one that scores pairs logits, that is
             at the model's logit scale; not corrected by a rule.
@@ -149,6 +149,8 @@ def evaluate(
     if pairs.twins:
         measured["twins"] = preference(by_text, owner, pairs.twins, rows)
     protocol = _protocol(features, pairs, measured, absent)
+    if retriever is not None:
+        protocol["model"] = retriever.identity()
     protocol |= {"missing": missing if absent else None, "truncated": truncated, "normalize": rule}
     return Result(measured, protocol, sims, absent)
 
