@@ -18,9 +18,9 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def interrupts_are_heard():
-    """What a shell starts in the background ignores SIGINT, and tests raise it."""
+    """What a shell starts in the background ignores SIGINT, as does a command that was stopped."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
