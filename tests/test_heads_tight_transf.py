@@ -216,3 +216,6 @@ def test_what_does_not_fit_is_refused():
     empty = torch.tensor([[True] * 3, [False] * 3])
     with pytest.raises(TtvrError, match="video 1 of the batch has no real frame"):
         head.prepare_video(VideoFeatures(torch.randn(2, 3, 16), empty, None))
+    long = VideoFeatures(torch.randn(2, 77, 16), torch.ones(2, 77, dtype=torch.bool), None)
+    with pytest.raises(UsageError, match="TightTransf has 77 positions, got a sequence of 78"):
+        head.prepare_video(long)

@@ -74,6 +74,7 @@ class TemporalHead(Head):
         """Frames [B, T, D] after the temporal step; what stands in padded rows is of no use.
 
         Raises:
+            UsageError: more frames than positions.
             TtvrError: a video without a real frame.
         """
         require_frames(video.mask)
@@ -85,12 +86,16 @@ class TemporalHead(Head):
         Padding stands at the end. It is no key of attention; its own rows are as the authors' code
         makes them, but for those of seq_lstm beyond the longest video of a batch, which are not
         doubled here: no row depends on the rest of the batch.
+
+        Raises:
+            UsageError: the sequence is longer than the table of positions.
         """
         if self.temporal == "seq_lstm":
             # An LSTM looks back alone, so what is padded changes nothing before it.
             return x + self.lstm_visual(x)[0].masked_fill(~mask.unsqueeze(-1), 0.0)
         if self.temporal == "seq_transf":
-            positions = self.frame_position_embeddings.weight[: x.shape[1]]
+            table, name = self.frame_position_embeddings, type(self).__name__
+            positions = positions_of(table, x.shape[1], of=name)
             return x + run_blocks(self.transformerClip, x + positions, mask)
         return x
 
@@ -135,6 +140,20 @@ def temporal_transformer(width: int, layers: int, heads: int | None) -> Transfor
     blocks = Transformer(width, layers, heads, "quick_gelu", EPS)
     draw_as_authors(blocks)
     return blocks
+
+
+def positions_of(table: nn.Embedding, length: int, *, of: str) -> Tensor:
+    """The first `length` rows of a table of positions, [length, D].
+
+    Raises:
+        UsageError: it has fewer; names both numbers.
+    """
+    if length > len(table.weight):
+        raise UsageError(
+            f"{of} has {len(table.weight)} positions, got a sequence of {length}; give it fewer "
+            "frames (--frames), or train one with more (positions)"
+        )
+    return table.weight[:length]
 
 
 def run_blocks(blocks: Transformer, x: Tensor, mask: Tensor) -> Tensor:

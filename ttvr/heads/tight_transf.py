@@ -23,6 +23,7 @@ from ttvr.heads._temporal import (
     POSITIONS,
     copy_text_tower,
     count_blocks,
+    positions_of,
     temporal_transformer,
 )
 from ttvr.records import TextFeatures, VideoFeatures
@@ -106,6 +107,7 @@ class TightTransf(Head):
         """The other rows, of each video; what stands in padded ones changes no score.
 
         Raises:
+            UsageError: more frames than positions.
             TtvrError: a video without a real frame.
         """
         require_frames(video.mask)
@@ -148,8 +150,8 @@ class TightTransf(Head):
 
     def _prepare(self, features: Tensor, mask: Tensor, *, first: int) -> Rows:
         """Features [N, R, D] of one side, whose first row has that position."""
-        positions = self.cross["embeddings"]["position_embeddings"].weight
-        rows = features + positions[first : first + features.shape[1]]
+        table, length = self.cross["embeddings"]["position_embeddings"], features.shape[1]
+        rows = features + positions_of(table, first + length, of=type(self).__name__)[first:]
         block = self.cross["transformer"].resblocks[0]
         qkv = F.linear(block.ln_1(rows), block.attn.in_proj_weight, block.attn.in_proj_bias)
         return Rows(rows, qkv, mask)
