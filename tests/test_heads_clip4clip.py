@@ -181,3 +181,14 @@ def test_what_does_not_fit_is_refused():
     long = VideoFeatures(torch.randn(2, 78, 16), torch.ones(2, 78, dtype=torch.bool), None)
     with pytest.raises(UsageError, match="SeqTransf has 77 positions, got a sequence of 78"):
         head.prepare_video(long)
+
+
+@pytest.mark.parametrize("name", ["drl", "seq_lstm", "tc_mgc", "ucofia", "xclip"])
+def test_positions_beside_an_lstm_are_of_no_use(name):
+    plugin = plugins.load("heads", name)
+    options = {} if name == "seq_lstm" else {"temporal": "seq_lstm"}
+    state = plugin(width=16, **options).state_dict()
+    table = {"frame_position_embeddings.weight": torch.ones(77, 16)}
+    again = plugin.from_official({**state, **table})
+    assert (again.temporal, again.width) == ("seq_lstm", 16)
+    assert again.state_dict().keys() == state.keys()

@@ -127,6 +127,14 @@ class TemporalHead(Head):
             "width": table.shape[1],
         }
 
+    @classmethod
+    def official_tensors(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As every head; the authors allocate positions beside an LSTM and do not read them."""
+        own = super().official_tensors(state)
+        if "lstm_visual.weight_hh_l0" in own:
+            own.pop("frame_position_embeddings.weight", None)
+        return own
+
 
 def temporal_transformer(width: int, layers: int, heads: int | None) -> Transformer:
     """Blocks as CLIP's text tower has them, but for the epsilon of their norms.

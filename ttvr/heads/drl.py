@@ -185,14 +185,6 @@ class DRL(TemporalHead):
             options |= {"interaction": "wti", "wti_arch": len(maps), "width": width}
         return options
 
-    @classmethod
-    def official_tensors(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As every head; the authors allocate positions beside an LSTM and do not read them."""
-        own = super().official_tensors(state)
-        if "lstm_visual.weight_hh_l0" in own:
-            own.pop("frame_position_embeddings.weight", None)
-        return own
-
     def _parts(self, rows: Tensor, mask: Tensor, weigher: str) -> Parts:
         """Rows [N, R, D] with a mask [N, R] bool, weighed by the MLP of that name, if any."""
         rows = with_first_repeated(rows, mask)

@@ -5,8 +5,6 @@ Luo et al., "CLIP4Clip" (2021), a sequential calculator.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from ttvr.heads._loose import LooseHead
 
 
@@ -16,8 +14,6 @@ class SeqLSTM(LooseHead):
     The LSTM starts as torch draws it. The authors allocate a table of positions too and do not
     read it; here there is none.
     """
-
-    OFFICIAL_UNUSED: ClassVar[tuple[str, ...]] = ("frame_position_embeddings.weight",)
 
     def __init__(self, *, width: int = 512, frames: int = 12, words: int = 32) -> None:
         super().__init__(width=width, frames=frames, words=words, temporal="seq_lstm")
