@@ -8,7 +8,6 @@ from golden_heads import EXACT, Golden
 
 from ttvr import plugins
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
-from ttvr.heads._layers import aggregate
 from ttvr.heads._temporal import TemporalHead
 from ttvr.heads.seq_lstm import SeqLSTM
 from ttvr.heads.seq_transf import SeqTransf
@@ -99,29 +98,6 @@ def test_the_transformer_equals_a_loop():
         u = block.mlp.c_fc(n)
         y = y + block.mlp.c_proj(u * torch.sigmoid(1.702 * u))
     torch.testing.assert_close(head.temporal_step(x, mask)[0], y + x[0])
-
-
-@pytest.mark.parametrize("twice", [False, True])
-def test_aggregation_equals_a_loop(twice):
-    torch.manual_seed(0)
-    x, matrix = torch.rand(3, 5).double(), torch.eye(5).double() + 0.1 * torch.randn(5, 5)
-    mask = torch.arange(5) < torch.tensor([[5], [3], [1]])
-    found = aggregate(x, matrix, twice=twice, sharpness=10.0, mask=mask)
-    for row in range(3):
-        real = range(int(mask[row].sum()))
-        exps = [torch.exp(10 * x[row, i]) for i in real]
-        first = [
-            sum(e / sum(exps) * matrix[i, j] for i, e in zip(real, exps, strict=True)) for j in real
-        ]
-        if twice:
-            exps = [torch.exp(10 * weight) for weight in first]
-            first = [e / sum(exps) for e in exps]
-        expected = sum(weight * x[row, j] for j, weight in zip(real, first, strict=True))
-        torch.testing.assert_close(found[row], expected)
-    whole = aggregate(x, matrix, twice=twice, sharpness=10.0)
-    masked = aggregate(x, matrix, twice=twice, sharpness=10.0, mask=torch.ones_like(mask))
-    torch.testing.assert_close(whole, masked)
-    torch.testing.assert_close(whole[0], found[0])
 
 
 @pytest.mark.parametrize(

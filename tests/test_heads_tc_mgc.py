@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from aggregation import aggregate
 from golden_heads import Golden
 
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.heads import _low_rank, tc_mgc
-from ttvr.heads._layers import aggregate
 from ttvr.heads._reorganize import decorrelation, fused, interactive, largest, reorganized
 from ttvr.heads._text_pooling import pool
 from ttvr.heads.tc_mgc import TcMgc

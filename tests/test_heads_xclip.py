@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from aggregation import aggregate
 from golden_heads import EXACT, Golden
 
 from ttvr.bench import _direct_fine
 from ttvr.errors import UsageError
 from ttvr.heads import _fine_grained
 from ttvr.heads._fine_grained import aggregate_videos_last
-from ttvr.heads._layers import aggregate
 from ttvr.heads.xclip import XCLIP
 from ttvr.losses import info_nce
 from ttvr.records import TextFeatures, VideoFeatures
@@ -157,6 +157,29 @@ def test_at_first_a_score_lies_among_its_similarities():
             ]
             for found, among in zip(sims[1:, t, v], every, strict=True):
                 assert among.min() - 1e-9 <= found <= among.max() + 1e-9
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_aggregation_equals_a_loop(twice):
+    torch.manual_seed(0)
+    x, matrix = torch.rand(3, 5).double(), torch.eye(5).double() + 0.1 * torch.randn(5, 5)
+    mask = torch.arange(5) < torch.tensor([[5], [3], [1]])
+    found = aggregate(x, matrix, twice=twice, sharpness=10.0, mask=mask)
+    for row in range(3):
+        real = range(int(mask[row].sum()))
+        exps = [torch.exp(10 * x[row, i]) for i in real]
+        first = [
+            sum(e / sum(exps) * matrix[i, j] for i, e in zip(real, exps, strict=True)) for j in real
+        ]
+        if twice:
+            exps = [torch.exp(10 * weight) for weight in first]
+            first = [e / sum(exps) for e in exps]
+        expected = sum(weight * x[row, j] for j, weight in zip(real, first, strict=True))
+        torch.testing.assert_close(found[row], expected)
+    whole = aggregate(x, matrix, twice=twice, sharpness=10.0)
+    masked = aggregate(x, matrix, twice=twice, sharpness=10.0, mask=torch.ones_like(mask))
+    torch.testing.assert_close(whole, masked)
+    torch.testing.assert_close(whole[0], found[0])
 
 
 @pytest.mark.parametrize("twice", [False, True])

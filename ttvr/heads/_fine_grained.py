@@ -68,8 +68,9 @@ def weights_before_norm(
 ) -> tuple[Tensor, Tensor]:
     """Weights of similarities along the last but one dimension, and what they are to be over.
 
-    As `aggregate` of `_layers` has them: softmax @ matrix, with `twice` followed by a second
-    softmax; but the division comes last, when there is one number left of N.
+    X-CLIP's attention over a similarity matrix (Ma et al., 2022, as its code has it): weights
+    softmax(x) @ matrix. With `twice` UCoFiA's interactive similarity aggregation: of `SHARPNESS`
+    times these another softmax. The division comes last, when there is one number left of N.
 
     Args:
         x: [..., N, Nv], `SHARPNESS` times the similarities.

@@ -42,41 +42,6 @@ def masked_mean_of_units(x: Tensor, mask: Tensor) -> Tensor:
     return unit(units.sum(dim=1) / weight.sum(dim=1))
 
 
-def aggregate(
-    x: Tensor,
-    matrix: Tensor,
-    *,
-    twice: bool,
-    sharpness: float = SHARPNESS,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """A weighted sum of similarities, the larger ones having the larger weights.
-
-    X-CLIP's attention over a similarity matrix (Ma et al., 2022, as its code has it): weights
-    softmax(sharpness x) @ matrix. With `twice` UCoFiA's and TC-MGC's interactive similarity
-    aggregation: another softmax(sharpness weights) follows.
-
-    Args:
-        x: [..., N] similarities.
-        matrix: [N, N], learned, the identity at first; weights multiply it as row vectors.
-        twice: whether the second softmax follows.
-        sharpness: of both.
-        mask: broadcasts to x, bool, True = real: what is masked has no weight; None: all is real.
-
-    Returns:
-        [...], NaN where nothing is real.
-    """
-    scores = sharpness * x if mask is None else (sharpness * x).masked_fill(~mask, -torch.inf)
-    weights = scores.softmax(dim=-1) @ matrix
-    if twice:
-        weights = sharpness * weights
-        weights = weights if mask is None else weights.masked_fill(~mask, -torch.inf)
-        weights = weights.softmax(dim=-1)
-    if mask is not None:
-        x, weights = x.masked_fill(~mask, 0.0), weights.masked_fill(~mask, 0.0)
-    return (x * weights).sum(dim=-1)
-
-
 def require_frames(mask: Tensor) -> None:
     """Refuse videos without a real frame, of which published code makes NaN.
 

@@ -122,7 +122,9 @@ def fused(x: Tensor, k: int, top: Tensor) -> Tensor:
 def interactive(
     x: Tensor, matrices: Tensor, *, sharpness: float, real: Tensor | None = None
 ) -> Tensor:
-    """Interactive similarity aggregation, `_layers.aggregate` with `twice`, of several at once.
+    """Interactive similarity aggregation (ISA) of several at once.
+
+    Weights are softmax(sharpness softmax(sharpness x) @ matrix), as row vectors.
 
     Args:
         x: [S, k, ...] similarities, to be aggregated over k.
