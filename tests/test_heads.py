@@ -18,6 +18,7 @@ HEADS = plugins.names("heads")
 WIDTH, FRAMES, WORDS = 32, 6, 8
 SIZES = {"width": WIDTH, "frames": FRAMES, "words": WORDS}
 SCALE = torch.tensor(20.0)
+PADDING = torch.linspace(-1, 1, WIDTH)
 KNOW_NOTHING = ("tight_transf",)
 """Heads that score by what they have learned alone; their own tests teach them first."""
 
@@ -27,13 +28,22 @@ def masked(plugin):
     return {"mask": True} if "mask" in inspect.signature(plugin).parameters else {}
 
 
-def make(name):
+def make(name, *, mask=True):
     torch.manual_seed(0)
     plugin = plugins.load("heads", name)
-    return plugins.construct(plugin, masked(plugin), **SIZES).eval()
+    return plugins.construct(plugin, masked(plugin) if mask else {}, **SIZES).eval()
 
 
-def features(texts=5, videos=4, seed=0):
+WITH_AND_WITHOUT_MASK = [
+    (name, mask)
+    for name in HEADS
+    for mask in (True, False)
+    if mask or masked(plugins.load("heads", name))
+]
+
+
+def features(texts=5, videos=4, seed=0, padding=0.0):
+    """Random features; of what is padded, frames are `padding` and words are random too."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.randn(texts, WORDS, WIDTH, generator=generator)
     lengths = torch.tensor([8, 5, 3, 6, 4])[:texts]
@@ -44,7 +54,8 @@ def features(texts=5, videos=4, seed=0):
     frames = torch.randn(videos, FRAMES, WIDTH, generator=generator)
     patches = torch.randn(videos, FRAMES, 4, WIDTH, generator=generator)
     mask = torch.arange(FRAMES) < counts[:, None]
-    return text, VideoFeatures(frames * mask[..., None], mask, patches * mask[..., None, None])
+    frames = torch.where(mask[..., None], frames, padding)
+    return text, VideoFeatures(frames, mask, torch.where(mask[..., None, None], patches, padding))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -103,9 +114,30 @@ def test_padding_never_changes_a_score(name):
     torch.testing.assert_close(padded, head(text, video, SCALE))
 
 
+def longer(x, count=3):
+    """Features [N, T, ...] with more rows, or a mask with more rows that are not real."""
+    more = torch.full_like(x[:, :1], 0 if x.dtype == torch.bool else 9.0)
+    return torch.cat([x, more.repeat_interleave(count, dim=1)], dim=1)
+
+
 @pytest.mark.parametrize("name", HEADS)
-def test_blocks_give_the_whole(name):
+def test_more_padding_changes_no_score(name):
     head, (text, video) = make(name), features()
+    more_words = TextFeatures(text.sentence, longer(text.words), longer(text.mask))
+    more_frames = VideoFeatures(*(longer(x) for x in video))
+    if head.fixed_frames:
+        with pytest.raises(UsageError, match="has matrices for 6 frames, got 9"):
+            head(text, more_frames, SCALE)
+        with pytest.raises(UsageError, match="has matrices for 8 words, got 11"):
+            head(more_words, video, SCALE)
+    else:
+        expected = head(text, video, SCALE)
+        torch.testing.assert_close(head(more_words, more_frames, SCALE), expected)
+
+
+@pytest.mark.parametrize(("name", "mask"), WITH_AND_WITHOUT_MASK)
+def test_blocks_give_the_whole(name, mask):
+    head, (text, video) = make(name, mask=mask), features(padding=PADDING)
     whole = head(text, video, SCALE)
     for t in range(5):
         for v in range(4):
@@ -117,9 +149,9 @@ def test_blocks_give_the_whole(name):
             torch.testing.assert_close(part[0, 0], whole[t, v])
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_permuting_items_permutes_scores(name):
-    head, (text, video) = make(name), features()
+@pytest.mark.parametrize(("name", "mask"), WITH_AND_WITHOUT_MASK)
+def test_permuting_items_permutes_scores(name, mask):
+    head, (text, video) = make(name, mask=mask), features(padding=PADDING)
     rows, columns = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([2, 3, 0, 1])
     shuffled = head(
         TextFeatures(*(x[rows] for x in text)), VideoFeatures(*(x[columns] for x in video)), SCALE
@@ -127,18 +159,24 @@ def test_permuting_items_permutes_scores(name):
     torch.testing.assert_close(shuffled, head(text, video, SCALE)[rows][:, columns])
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_gradient_is_finite_and_reaches_the_inputs(name):
-    head, (text, video) = make(name).train(), features(texts=4)
-    sentence, frames = text.sentence.requires_grad_(), video.frames.requires_grad_()
-    parts = head.losses(text, video._replace(frames=frames), SCALE)
-    sum(parts.values()).backward()
+@pytest.mark.parametrize(("name", "mask"), WITH_AND_WITHOUT_MASK)
+def test_gradient_is_finite_and_reaches_the_inputs(name, mask):
+    head = make(name, mask=mask).train()
+    text, video = features(texts=4, padding=0.0 if mask else PADDING)
+    given = {
+        "sentence": text.sentence.requires_grad_(),
+        "words": text.words.requires_grad_(),
+        "frames": video.frames.requires_grad_(),
+        "patches": video.patches.requires_grad_(),
+    }
+    parts = head.losses(text, video, SCALE)
     assert head.main_loss in parts
-    assert frames.grad.isfinite().all()
-    assert frames.grad.any()
-    if sentence.grad is not None:
-        assert sentence.grad.isfinite().all()
-    assert all(p.grad is not None for p in head.parameters())
+    sum(parts.values()).backward()
+    reached = {key for key, x in given.items() if x.grad is not None and x.grad.any()}
+    assert all(given[key].grad.isfinite().all() for key in reached)
+    assert {"frames", *["words"] * head.needs_words, *["patches"] * head.needs_patches} <= reached
+    assert reached & {"sentence", "words"}
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
 @pytest.mark.parametrize("name", HEADS)
