@@ -10,7 +10,7 @@ from ttvr.bench._direct_drl import drl
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.heads import _token_wise
 from ttvr.heads import drl as plugin
-from ttvr.heads._cdcr import Pairs, best_pairs, cdcr_loss, uniform
+from ttvr.heads._cdcr import Pairs, cdcr_loss, uniform
 from ttvr.heads.drl import DRL
 from ttvr.records import TextFeatures, VideoFeatures
 from ttvr.score import similarity_matrix
@@ -80,7 +80,9 @@ def test_losses_equal_their_authors(shared, name):
         alpha1=float(golden["alpha1"]),
         alpha2=float(golden["alpha2"]),
     )
-    losses = head.train().losses(text_of(golden), video_of(golden), golden.scale())
+    text, video, scale = text_of(golden), video_of(golden), golden.scale()
+    golden.close(head.train()(text, video, scale), "sim")
+    losses = head.losses(text, video, scale)
     golden.close(losses["nce"], "nce")
     golden.close(losses["cdcr"] / golden["cdcr_lambda"], "cdcr")
     loss = losses["nce"] + losses["cdcr"]
@@ -191,15 +193,20 @@ def test_cdcr_equals_a_loop(mode, mask):
     torch.testing.assert_close(head.losses(text, video, SCALE)["cdcr"], 0.5 * expected)
 
 
-def test_mode_3_with_equal_weights_is_mode_2():
-    text, video = features(6, 6)
-    units = (x / x.norm(dim=-1, keepdim=True) for x in (text.words, video.frames))
-    pairs = best_pairs(*units, text.mask, video.mask, fill=0.0)
-    for alphas in ({"alpha1": 1.0, "alpha2": 0.0}, {"alpha1": 0.5, "alpha2": 0.2}):
-        equal = [p._replace(weight=torch.full_like(p.weight, 6 / len(p.one)) / 6) for p in pairs]
-        torch.testing.assert_close(cdcr_loss(equal, **alphas), cdcr_loss(pairs, **alphas))
-        other = [p._replace(weight=p.weight * torch.rand_like(p.weight)) for p in pairs]
-        assert (cdcr_loss(other, **alphas) - cdcr_loss(pairs, **alphas)).abs() > 1e-3
+def test_mode_3_with_equal_weights_is_mode_2(monkeypatch):
+    B, (text, video) = 6, features(6, 6)
+    parts = DRL._parts
+
+    def equal(head, rows, mask, weigher):
+        """Weights of B altogether, as those of a batch are, but the same for all of its rows."""
+        made = parts(head, rows, mask, weigher)
+        return made._replace(weights=B * mask / mask.sum())
+
+    modes = [made(cdcr=mode, alpha2=0.2, cdcr_lambda=1.0) for mode in (2, 3)]
+    losses = [head.losses(text, video, SCALE)["cdcr"] for head in modes]
+    assert (losses[0] - losses[1]).abs() > 1e-3
+    monkeypatch.setattr(DRL, "_parts", equal)
+    torch.testing.assert_close(modes[1].losses(text, video, SCALE)["cdcr"], losses[0])
 
 
 @pytest.mark.parametrize(("interaction", "mode"), [("dp", 1), ("ti", 2), ("wti", 3)])
