@@ -7,6 +7,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from golden_heads import Golden
 
 from ttvr import plugins
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
@@ -243,6 +244,16 @@ def test_info_nce_equals_a_loop():
     assert info_nce(logits.half()).dtype == torch.float32
     with pytest.raises(ValueError, match=r"\[6, 5\]"):
         info_nce(logits[:, :5])
+
+
+def test_info_nce_equals_the_published_one(shared):
+    golden = Golden(shared, "losses")
+    logits = golden["sim"].requires_grad_()
+    loss = info_nce(logits)
+    golden.close(loss, "loss_mean")
+    golden.close((golden["loss_t2v"] + golden["loss_v2t"]) / 2, "loss_mean")
+    loss.backward()
+    golden.close(logits.grad, "grad")
 
 
 def test_a_misspelt_name_is_answered_with_the_list():

@@ -12,7 +12,7 @@ from ttvr.heads._temporal import TemporalHead
 from ttvr.heads.seq_lstm import SeqLSTM
 from ttvr.heads.seq_transf import SeqTransf
 from ttvr.losses import info_nce
-from ttvr.records import VideoFeatures
+from ttvr.records import TextFeatures, VideoFeatures
 
 CASES = ("corr", "iid")
 OFFICIAL = {"meanp": "meanP", "seq_lstm": "seqLSTM", "seq_transf": "seqTransf"}
@@ -45,6 +45,10 @@ def test_the_temporal_step_equals_its_authors(shared, name, case):
     golden.close(out, "out")
     (out * golden["loss_weight"]).sum().backward()
     golden.gradients_are_close(head, ("frames",))
+
+    single = Golden(shared, f"temporal_{OFFICIAL[name]}_{case}", torch.float32)
+    head = single.head(plugins.load("heads", name))
+    single.near(head.temporal_frames(single.video()), "out", "f32_max_abs_err")
 
 
 def test_rows_beyond_the_longest_video_do_not_depend_on_it(shared):
@@ -106,6 +110,43 @@ def test_the_transformer_equals_a_loop():
 def test_parameters_are_as_many_as_published(name, parameters):
     head = plugins.load("heads", name)()
     assert sum(parameter.numel() for parameter in head.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", ["meanp", "seq_lstm", "seq_transf"])
+def test_the_length_of_features_matters_to_a_temporal_step_alone(name):
+    torch.manual_seed(0)
+    head = plugins.load("heads", name)(width=64).double().eval()
+    for parameter in head.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    words, mask = torch.randn(3, 2, 64).double(), torch.ones(3, 2, dtype=torch.bool)
+    text, video = TextFeatures(words[:, 1], words, mask), VideoFeatures(words.flip(0), mask, None)
+    louder = (
+        text._replace(sentence=7 * text.sentence),
+        video._replace(frames=7 * video.frames),
+    )
+    scale = torch.tensor(1.0)
+    moved = (head(*louder, scale) - head(text, video, scale)).abs().max()
+    assert (moved < 1e-12) if name == "meanp" else (moved > 1e-2)
+
+
+@pytest.mark.parametrize(
+    "name", ["drl", "seq_transf", "tc_mgc", "tight_transf", "ts2net", "ucofia", "xclip"]
+)
+def test_new_weights_are_drawn_as_published(name):
+    torch.manual_seed(0)
+    head = plugins.load("heads", name)(width=64)
+    drawn, biases = [], []
+    for part in head.modules():
+        if isinstance(part, torch.nn.Linear | torch.nn.Embedding):
+            drawn.append(part.weight.flatten())
+            biases += [] if getattr(part, "bias", None) is None else [part.bias]
+    drawn = torch.cat(drawn)
+    assert drawn.std().item() == pytest.approx(0.02, rel=0.02)
+    assert drawn.abs().max() < 0.12  # six deviations: nothing else is among them
+    assert not any(bias.any() for bias in biases)
+    matrices = [p for n, p in head.named_parameters() if "mat_weight" in n or "logit_weight" in n]
+    assert all(torch.equal(p, torch.eye(len(p))) for p in matrices)
+    assert bool(matrices) == (name in ("tc_mgc", "ucofia", "xclip"))
 
 
 def test_the_transformer_starts_from_the_text_tower(caplog):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from aggregation import aggregate
-from golden_heads import Golden
+from golden_heads import EXACT, Golden
 
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.heads import _low_rank, tc_mgc
@@ -161,6 +161,9 @@ def test_scores_and_losses_equal_the_equations(shared, case, form):
     golden.close(fused_scores if is_masked else fused_scores / SCALE, "sim")
     golden.close(head.granularity_weights(seen).permute(1, 2, 0), "lsa_weights")
     check_pair(golden, head, texts, videos)
+    if is_masked and FORMS[form]:
+        sentences = pool(head.layers, texts.query[:, 0], videos, masked=True)
+        golden.close(sentences.transpose(0, 1), "zc")
 
     text = first(text, len(video.frames))
     losses = head.losses(text, video, SCALE)
@@ -169,6 +172,24 @@ def test_scores_and_losses_equal_the_equations(shared, case, form):
     golden.close(sum(losses.values()), "loss_mean_ddof1")
     head.mean = False
     golden.close(sum(head.losses(text, video, SCALE).values()), "loss_sum_ddof1")
+
+
+def test_where_the_published_code_keeps_nothing_one_is_kept(shared):
+    golden = Golden(shared, "tcmgc_code_edge_k0")
+    torch.manual_seed(0)
+    head = TcMgc(width=32, frames=6, words=8, temporal="none").double().eval()
+    head.pool_frames.linear_proj.weight.data.copy_(golden["param/pool_frames.linear_proj.weight"])
+    texts, videos = head.prepare_text(golden.text()), head.prepare_video(golden.video())
+    sims = head.similarities(texts, videos)
+    scale = SCALE.double().log().float().double().exp()  # its logarithm is kept in float32
+    torch.testing.assert_close(scale * sims[0], golden["sim4"][0], **EXACT)
+    assert not golden["sim4"][[1, 3]].any()
+    assert head.k == 1
+    assert sims[[1, 3]].all()
+    # All words are the rest there, and the one number of it is the similarity.
+    frames = head.contrasts(texts, videos).to_frames[:, :, 0].permute(2, 0, 1)
+    rest = fused(frames, 0, frames.amax(dim=0))
+    torch.testing.assert_close(scale * rest.T, golden["sim4"][2], **EXACT)
 
 
 @pytest.mark.parametrize("case", [f"code_{name}" for name in CODE] + [f"eq_{n}" for n in PRINTED])
@@ -417,6 +438,13 @@ def test_decorrelation_is_zero_where_granularities_agree():
     agreeing = sims.clone()
     agreeing[:, range(3), range(3)] = 0.5
     assert decorrelation(agreeing) == 0
+
+
+def test_decorrelation_equals_the_published_one(shared):
+    golden = Golden(shared, "losses")
+    golden.close(decorrelation(golden["sim4"]), "sdr_torch")
+    golden.close(decorrelation(golden["sim4"]), "sdr_ddof1")
+    golden.close(decorrelation(golden["sim4"]) * 3 / 4, "sdr_ddof0")  # of four, not unbiased
 
 
 def test_scores_do_not_depend_on_lengths():

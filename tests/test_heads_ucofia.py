@@ -263,6 +263,16 @@ def test_parameters_are_as_many_as_published():
         assert name not in head.state_dict()
 
 
+def test_the_selector_of_their_evaluation_is_refused(shared):
+    """It has other shapes than they trained; their code goes on with random weights."""
+    golden = Golden(shared, "ucofia_selector_eval_t2v")
+    state = UCoFiA(width=32, frames=6, words=8, temporal="none").state_dict()
+    other = {f"visual_token_selector.{name}": x for name, x in golden.state().items()}
+    assert other.keys() < state.keys()
+    with pytest.raises(IncompatibleError, match=r"in_conv\.0\.bias \[64\], expected \[32\]"):
+        UCoFiA.from_official({**state, **other}, frames=6, words=8)
+
+
 def test_what_does_not_fit_is_refused():
     for options, message in (
         ({"patches": "all"}, "patches is one of select, given, frames, none, got 'all'"),
