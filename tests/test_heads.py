@@ -164,13 +164,14 @@ def test_permuting_items_permutes_scores(name, mask):
 def test_gradient_is_finite_and_reaches_the_inputs(name, mask):
     head = make(name, mask=mask).train()
     text, video = features(texts=4, padding=0.0 if mask else PADDING)
+    words = text.words * text.mask[..., None] if mask else text.words
     given = {
         "sentence": text.sentence.requires_grad_(),
-        "words": text.words.requires_grad_(),
+        "words": words.requires_grad_(),
         "frames": video.frames.requires_grad_(),
         "patches": video.patches.requires_grad_(),
     }
-    parts = head.losses(text, video, SCALE)
+    parts = head.losses(text._replace(words=words), video, SCALE)
     assert head.main_loss in parts
     sum(parts.values()).backward()
     reached = {key for key, x in given.items() if x.grad is not None and x.grad.any()}

@@ -296,6 +296,8 @@ def test_the_encoder_starts_near_its_input_and_can_be_left_out():
     cosine = torch.cosine_similarity(encoder(x, mask), expected, dim=-1)
     assert (cosine[mask] > 0.8).all()
     assert not torch.equal(encoder.train()(x, mask), encoder(x, mask))
+    # Both branches of a block are dropped: if all that they add is, the input is left.
+    torch.testing.assert_close(TemporalEncoder(64, 2, 1.0).train()(x, mask), expected)
 
 
 def test_time_is_that_of_real_frames():

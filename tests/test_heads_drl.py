@@ -10,7 +10,7 @@ from ttvr.bench._direct_drl import drl
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.heads import _token_wise
 from ttvr.heads import drl as plugin
-from ttvr.heads._cdcr import Pairs, cdcr_loss, uniform
+from ttvr.heads._cdcr import Pairs, cdcr_loss, random_pairs, uniform
 from ttvr.heads.drl import DRL
 from ttvr.records import TextFeatures, VideoFeatures
 from ttvr.score import similarity_matrix
@@ -253,6 +253,17 @@ def test_mode_1_takes_a_random_real_word_and_frame(monkeypatch):
             seen |= distance < 1e-12
         assert not (seen & ~mask).any()
         assert (seen.sum(1) >= mask.sum(1).clamp(max=3)).all()
+
+
+def test_random_pairs_are_of_real_rows_alone():
+    rows = torch.arange(5.0).repeat(400, 1)[..., None]
+    masks = torch.arange(5) < 3, torch.arange(5) < 2
+    torch.manual_seed(0)
+    pairs = random_pairs(rows, rows, *(mask.expand(400, 5) for mask in masks))
+    for side, mask in zip(pairs[:2], masks, strict=True):
+        shares = side.flatten().long().bincount(minlength=5) / 400
+        torch.testing.assert_close(shares, mask / mask.sum(), atol=0.1, rtol=0)  # four deviations
+        assert not shares[~mask].any()
 
 
 @pytest.mark.parametrize("held", [1, 4 * L * T, 9 * L * T, 1 << 20])

@@ -380,6 +380,15 @@ def test_masks_change_nothing_where_nothing_is_padded():
     torch.testing.assert_close(disturbed(mask=True)(text, video, SCALE), expected, **TIGHT)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_text_shorter_than_what_is_kept_scores_as_in_company(form):
+    text, video = features(texts=4, words=12)
+    head = disturbed(mask=True, words=12, keep=10).train(FORMS[form])
+    alone = TextFeatures(*(x[2:3] for x in text))
+    assert int(alone.mask.sum()) < head.k
+    torch.testing.assert_close(head(alone, video, SCALE)[0], head(text, video, SCALE)[2], **TIGHT)
+
+
 def test_padding_counts_as_published():
     text, video = features()
     head = disturbed()
@@ -540,6 +549,7 @@ def test_parameters_are_as_many_as_published_and_start_as_published():
     assert head.pool_frames.linear_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert not head.pool_frames.linear_proj.bias.any()
     assert TcMgc(words=64, temporal="none").k == 6
+    assert TcMgc(words=32, keep_rate=0.3, temporal="none").k == 9  # of 9.6
     assert TcMgc(words=8, temporal="none").k == 1  # the code would keep none
 
 

@@ -110,6 +110,9 @@ def test_evaluation_is_the_same_whatever_the_batch():
     other.load_state_dict(selector.state_dict())
     assert not torch.equal(other(cls, patches), whole)
     assert torch.equal(whole.reshape(4, 3, 4, 16)[:, :, 0], cls)
+    flat = cls.flatten(0, 1), patches.flatten(0, 1)
+    assert selector._scores(*flat).dtype == torch.float64
+    assert selector.train()._scores(*flat).dtype == torch.float32
 
 
 def test_training_draws_from_the_global_generator():
