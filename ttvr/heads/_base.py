@@ -39,6 +39,7 @@ class Head(nn.Module):
 
     Entry (i, j) of every matrix depends on text i and video j alone, so scoring may run in blocks
     of any size. A state is a NamedTuple of tensors whose leading dimension counts the items.
+    Features have the dtype of the parameters: float32, or float64 in tests.
     """
 
     offline: ClassVar[bool] = False
@@ -155,7 +156,7 @@ class Head(nn.Module):
 
         Args:
             state: the authors' parameter names, CLIP's own (`clip.*`) included or not.
-            heads: attention heads, where the head has any; width // 64 by default.
+            heads: the option of that name, which no tensor tells; None: the head's default.
             options: as the constructor; they go before what the tensors tell.
 
         Raises:
