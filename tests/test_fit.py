@@ -29,6 +29,10 @@ class Fixed(PairHead):
     fixed_frames = True
 
 
+class UpTo6(PairHead):
+    most_frames = 6
+
+
 def build(checkpoint, **settings):
     """The tiny tower has 16 patches and two blocks."""
     settings = {"head": "pair_head", "frames": 4, "words": 8, **settings}
@@ -53,6 +57,11 @@ IMPOSSIBLE = {
         r"needs patches, and kmedoids@1:2,20,mask=true leaves 20 of a segment, some of which",
     ),
     "other frames in training": (Fixed, {"train_frames": 2}, "made for 4 frames .* of 2 frames 2"),
+    "more frames in training": (
+        UpTo6,
+        {"train_frames": 8},
+        "takes at most 6 frames or segments, of 8 frames 8 are left",
+    ),
 }
 POSSIBLE = {
     "all patches": (OnPatches, {}),
@@ -61,6 +70,7 @@ POSSIBLE = {
     "means of frames": (OnPatches, {"reduce": ("pooling@1:2",)}),
     "shifts": (OnPatches, {"reduce": ("token_shift",)}),
     "segments": (Fixed, {"reduce": ("kmedoids@1:2,5",), "train_frames": 8}),
+    "few segments": (UpTo6, {"reduce": ("kmedoids@1:2,5",), "train_frames": 8}),
     "all of CLIP's positions": (PairHead, {"words": 77}),
 }
 

@@ -200,6 +200,14 @@ def test_what_does_not_fit_is_refused():
         head.prepare_video(long)
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("meanp", None), ("seq_lstm", None), ("seq_transf", 77), ("tight_transf", 76), ("ts2net", 19)],
+)
+def test_heads_tell_how_many_frames_they_have_positions_for(name, most):
+    assert plugins.load("heads", name)(width=16).most_frames == most
+
+
 @pytest.mark.parametrize("name", ["drl", "seq_lstm", "tc_mgc", "ucofia", "xclip"])
 def test_positions_beside_an_lstm_are_of_no_use(name):
     plugin = plugins.load("heads", name)

@@ -52,6 +52,8 @@ class Head(nn.Module):
     """Of a head that needs patches: how many a frame or segment must have."""
     fixed_frames: ClassVar[bool] = False
     """It has matrices of `frames` rows, so no video with another number of frames fits."""
+    most_frames: int | None = None
+    """Frames of a video that it has positions for; None: any number."""
     gather: ClassVar[bool] = True
     """The loss is taken over the batches of all processes together."""
     vector_gain: float = 1.0

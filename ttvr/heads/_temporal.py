@@ -66,6 +66,7 @@ class TemporalHead(Head):
                     f"{type(self).__name__} takes at most {positions} positions, got {length} "
                     f"({frames} frames of {tokens_per_frame})"
                 )
+            self.most_frames = positions // tokens_per_frame
             self.frame_position_embeddings = nn.Embedding(positions, width)
             self.transformerClip = temporal_transformer(width, layers, heads)
             draw_as_authors(self.frame_position_embeddings)

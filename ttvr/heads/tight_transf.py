@@ -90,6 +90,7 @@ class TightTransf(Head):
                 f"TightTransf takes at most {positions} positions, got {frames + 1} "
                 f"(the sentence and {frames} frames)"
             )
+        self.most_frames = positions - 1
         pooler = {"ln_pool": LayerNorm(width, eps=EPS), "dense": nn.Linear(width, width)}
         table = {"position_embeddings": nn.Embedding(positions, width)}
         self.cross = nn.ModuleDict({"embeddings": nn.ModuleDict(table)})

@@ -25,7 +25,8 @@ def require_fit(head: Head, name: str, clip: CLIP, plan: Plan, *, frames: Iterab
 
     Raises:
         UsageError: texts are longer than CLIP's, videos have another number of frames than the
-            head has rows for, or reducers leave too few patches, or some that nobody may see.
+            head has rows for or more than it has positions for, or reducers leave too few patches,
+            or some that nobody may see.
     """
     if head.needs_words and clip.has_text and head.words > clip.context_length:
         raise UsageError(
@@ -39,6 +40,11 @@ def require_fit(head: Head, name: str, clip: CLIP, plan: Plan, *, frames: Iterab
                 f"the head {name} is made for {head.frames} frames or segments, of {T} frames "
                 f"{left.frames} are left; use as many everywhere (--frames, and in training "
                 "train_frames)"
+            )
+        if head.most_frames is not None and left.frames > head.most_frames:
+            raise UsageError(
+                f"the head {name} takes at most {head.most_frames} frames or segments, of {T} "
+                f"frames {left.frames} are left; use fewer (--frames, and in training train_frames)"
             )
         if head.needs_patches and clip.visual is not None:
             _require_patches(head, name, clip.visual, plan, T)
