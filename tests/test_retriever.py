@@ -141,3 +141,22 @@ def test_autocast_is_bf16_where_asked():
         assert (a @ a).dtype == torch.bfloat16
     with devices.autocast(device, "fp32"):
         assert (a @ a).dtype == torch.float32
+
+
+def test_a_difference_in_token_reduction_is_mended_by_reduce(tmp_path):
+    own = {
+        "source": "x.pt",
+        "arch": "a",
+        "activation": "gelu",
+        "head": "meanp",
+        "reduce": ["kmedoids@2:4,8"],
+        "fingerprint": "sha256:" + 12 * "0",
+        "base": "1",
+    }
+    other = {**own, "reduce": [], "base": "2"}
+    for first, second in ((own, other), (other, own)):
+        with pytest.raises(IncompatibleError) as error:
+            retriever.require_same(first, second, "base", folder=tmp_path, what="texts")
+        reduce = " ".join(f"--reduce {part}" for part in first["reduce"] or ["none"])
+        assert f"extract the other again with {reduce}" in str(error.value)
+        assert "-w" not in str(error.value)

@@ -29,8 +29,17 @@ def require_same(
     if made_with[key] != found[key]:
         raise IncompatibleError(
             f"{folder} was made with {_described(made_with)}, {what} with {_described(found)}: "
-            "pass the weights that made the folder with -w, or extract again with these"
+            f"{_remedy(made_with, found)}"
         )
+
+
+def _remedy(made_with: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What to do: other weights do not mend another token reduction."""
+    alike = all(made_with[key] == found[key] for key in ("fingerprint", "activation"))
+    if alike and made_with["reduce"] != found["reduce"]:
+        reduce = " ".join(f"--reduce {part}" for part in made_with["reduce"] or ["none"])
+        return f"they differ in token reduction; extract the other again with {reduce}"
+    return "pass the weights that made the folder with -w, or extract again with these"
 
 
 def _described(model: Mapping[str, Any]) -> str:
