@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import EMBED
 from tiny_training import COLORS, data, recipe, write_start
 
-from ttvr import evaluate, extract, search
+from ttvr import evaluate, extract, metrics, search
 from ttvr.commands.eval import main as eval_main
 from ttvr.evaluate import Pairs
 from ttvr.extract import TextOptions, find_inputs
@@ -109,9 +109,11 @@ def test_evaluation_takes_captions_or_stored_texts(home, model, expected, capsys
     rows = (f"{caption}\t{color}\n" for caption, color in zip(CAPTIONS, COLORS, strict=True))
     pairs_file.write_text("".join(rows))
     command = [str(home / "feats"), "--gt", str(pairs_file), "--json"]
-    assert eval_main(command) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["t2v"]["R@1"] == pytest.approx(stored.metrics["t2v"]["R@1"], abs=13)  # one caption
+    assert eval_main([*command, "--save", str(home / "sims.npy")]) == 0
+    sims = np.load(home / "sims.npy")
+    np.testing.assert_allclose((1 + BETA) * sims, expected, atol=2e-3)
+    owner = [features.ids.index(color) for color in COLORS]
+    assert json.loads(capsys.readouterr().out)["t2v"] == metrics.summary(sims, owner)["t2v"]
 
 
 def test_gradient_reaches_the_towers_through_both_parts(home, model):

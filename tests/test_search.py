@@ -220,3 +220,16 @@ def test_buckets_hold_texts_of_like_length(model, monkeypatch):
 
 def test_no_texts(model):
     assert search.encode_texts(model, []).sentence.shape == (0, 32)
+
+
+@pytest.mark.parametrize(
+    ("queries", "options", "match"),
+    [
+        (["a dog", " "], {}, "query 1 is blank"),
+        (["a dog"], {"top": 0}, "top and memory are at least 1, got 0"),
+        (["a dog"], {"memory": 0}, "top and memory are at least 1"),
+    ],
+)
+def test_what_nobody_can_look_for(queries, options, match, home, model):
+    with pytest.raises(UsageError, match=match):
+        search.search(model, Features.open(home / "feats"), queries, **options)

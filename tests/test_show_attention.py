@@ -268,6 +268,7 @@ ASKED = ["--attention", "video", "--query", "red", "-o", "a.png"]
     [
         (["--attention", "video", "-o", "a.png"], 2, "--query is missing"),
         (["--attention", "video", "--query", " ", "-o", "a.png"], 2, "--query is missing"),
+        ([*ASKED, "--query", "blue"], 2, "--query is given twice"),
         ([*ASKED[:4]], 2, "-o is missing"),
         ([*ASKED, "--centers", "video"], 2, "either HITS"),
         (["hits", *ASKED], 2, "either HITS"),

@@ -66,7 +66,7 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
         choices=plugins.names("heads"),
         default=["tc_mgc", "xpool", "drl", "xclip", "ucofia"],
         metavar="HEAD",
-        help="similarity heads (default: tc_mgc xpool drl xclip ucofia)",
+        help="similarity heads",
     )
     group.add_argument("--texts", type=int, default=500, help="texts")
     group.add_argument("--videos", type=int, default=500, help="videos")
@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> Table:
             rows += _matrix(name, head, args, notes)
     if args.gallery:
         columns = ("head", "over", "ms/query", "x all")
-        what = f"one query over {args.gallery} videos, {args.rerank} in the second stage"
+        among = min(args.rerank, args.gallery)
+        what = f"one query over {args.gallery} videos, {among} in the second stage"
     else:
         columns = ("head", "form", "pairs", "ms", "us/pair", "x direct", "MiB")
         what = f"scores of {args.texts} texts and {args.videos} videos"

@@ -26,7 +26,7 @@ def add_attention(group: argparse._ArgumentGroup) -> None:
         metavar="VIDEO",
         help="a video or a folder of images whose frames are weighed for --query",
     )
-    group.add_argument("--query", metavar="TEXT", help="the sentence")
+    group.add_argument("--query", action="append", metavar="TEXT", help="the sentence")
     _options.add(
         group, "head", head="that weighs; by default the one the weights were trained with"
     )
@@ -39,8 +39,11 @@ def draw_attention(args: argparse.Namespace, *, tallest: int) -> Drawn:
         UsageError, IncompatibleError, RequirementError: told before the video is decoded.
         TtvrError: the video has no usable frame; names it.
     """
-    if args.query is None or not args.query.strip():
+    if args.query is None or not args.query[0].strip():
         raise UsageError("--query is missing: the sentence that the frames are weighed for")
+    if len(args.query) > 1:
+        raise UsageError("--query is given twice: a picture is of one sentence")
+    (query,) = args.query
     from ttvr import retriever
     from ttvr.clip import tokenizer
     from ttvr.search import report_unknown
@@ -51,17 +54,17 @@ def draw_attention(args: argparse.Namespace, *, tallest: int) -> Drawn:
     attention.require_weights(model.head)
     warn_of_toy(model.note, [Path(args.attention).stem])
     most = model.text_length
-    tokenizer.count_long([args.query], most=most, on_long="truncate", what="queries")
-    report_unknown(model, [args.query], what="queries")
+    tokenizer.count_long([query], most=most, on_long="truncate", what="queries")
+    report_unknown(model, [query], what="queries")
     found = _read(args.attention, model)
     frames = model.recipe.frames
-    weights = attention.collect(model, args.query, found.pixels, frames=frames)
+    weights = attention.collect(model, query, found.pixels, frames=frames)
     image = attention_figure(
         found.pixels,
         found.times,
         weights,
         frames=frames,
-        title=args.query,
+        title=query,
         about=f"{args.attention}, head {model.head_name}",
         width=args.width,
         tallest=tallest,
@@ -71,7 +74,7 @@ def draw_attention(args: argparse.Namespace, *, tallest: int) -> Drawn:
         "video": args.attention,
         "status": state,
         "frames": len(found.times),
-        "query": args.query,
+        "query": query,
         "head": model.head_name,
         "what": weights.what,
         "tokens": list(weights.tokens),

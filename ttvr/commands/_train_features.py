@@ -54,7 +54,7 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--features goes with --text-features: the captions to learn")
     if (args.val_features is None) != (args.val_text_features is None):
         raise UsageError("--val-features and --val-text-features go together")
-    if args.val_features is None and args.select == "best":
+    if args.val_features is None and args.select == "best" and not args.show_config:
         raise UsageError(
             "nothing to choose the best model by: pass --val-features and --val-text-features, or "
             "--select last"

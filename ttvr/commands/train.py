@@ -106,7 +106,8 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         *("weights", "head", "reduce", "batch-size", "precision", "seed"),
         weights="where training starts: a checkpoint, a name that `ttvr-weights list` shows, or "
         "scratch:SIZES, as in scratch:ttvr-tiny",
-        head="similarity head; it starts with the weights that a checkpoint has for it",
+        head="similarity head; it starts with the weights that a checkpoint has for it; options go "
+        "by --set head_options=NAME=VALUE,...",
         reduce="token reducer, as of `ttvr-extract`, here of the model that learns; repeatable",
         batch_size="captions per step",
         precision="autocast of the model in training",

@@ -13,6 +13,10 @@ their means over channels, the second norm divides by s, the third by t/s:
     t z = sum a_r gamma3 u_r + s gamma3 c + t beta3
 
 Multiplied out like that nothing is divided until the end; a unit vector needs no t at all.
+
+In float32 the quadratic forms lose what cancels in them: of frames that are opposites of each
+other to 1e-4, logits at scale 100 are off by 0.07, where the direct form is off by 7e-4. Of frames
+that are nearly the same, or that one channel dominates, they are off by 5e-5 at most.
 """
 
 from __future__ import annotations

@@ -51,6 +51,9 @@ class TcMgc(TemporalHead):
 
     Departures: k is 1 at least, where int(L keep_rate) may be 0 in the code and nothing is left;
     if all words are kept, there is no number for the rest of them, where the code has a 0.
+    Printed without an option here: no outer residual around the temporal step (equation 1), and
+    attention without the maps of its residual branch. Without `scaled` the four similarities meet
+    before the scale, and `factors` still says the scale.
 
     Args:
         width: D of the features.

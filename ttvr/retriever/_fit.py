@@ -11,6 +11,7 @@ from ttvr.clip.weights import Checkpoint
 from ttvr.errors import IncompatibleError, UsageError
 from ttvr.heads._base import Head
 from ttvr.reducers import Plan
+from ttvr.systems import SYSTEMS
 
 
 def require_fit(head: Head, name: str, clip: CLIP, plan: Plan, *, frames: Iterable[int]) -> None:
@@ -59,10 +60,16 @@ def require_weights(head: nn.Module, name: str, checkpoint: Checkpoint) -> None:
     if not head.state_dict():
         return
     count, source = sum(tensor.numel() for tensor in head.state_dict().values()), checkpoint.source
+    published = [
+        f"ttvr-weights convert --system {system}"
+        for system, facts in SYSTEMS.items()
+        if name in (facts.head, *dict(facts.heads).values())
+    ]
+    authors = f" or take the authors' ({' or '.join(published)})," if published else ""
     raise IncompatibleError(
         f"{source} has no weights for the head {name}, which has {count} parameters; train them "
-        f"(ttvr-train --head {name} -w {source} -o runs/{name}) or take the authors' (ttvr-weights "
-        f"convert --system {name}), and pass what comes out with -w"
+        f"(ttvr-train --head {name} -w {source}, of --data or --features){authors} and pass what "
+        "comes out with -w"
     )
 
 

@@ -131,11 +131,16 @@ def search(
         An iterator over one entry per sentence, in their order.
 
     Raises:
-        UsageError: a sentence is too long, and that is an error; or `rerank` is below `top`, or
-            the head scores no pairs.
+        UsageError: a sentence is too long, and that is an error, or blank; or `top` or `memory` is
+            below 1, or `rerank` below `top`, or the head scores no pairs.
         IncompatibleError: the folder lacks what the head needs.
         TtvrError: a score is not finite.
     """
+    if min(top, memory) < 1:
+        raise UsageError(f"top and memory are at least 1, got {top} and {memory}")
+    for number, query in enumerate(queries):
+        if not query.strip():
+            raise UsageError(f"query {number} is blank")
     if rerank is not None and rerank < top:
         raise UsageError(f"rerank {rerank}: hits are candidates, so at least the top {top}")
     names = [None] * len(queries) if ids is None else ids
