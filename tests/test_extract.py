@@ -478,9 +478,9 @@ def test_exact_resize_is_close(clips, model, whole, tmp_path):
 def test_a_model_that_gives_nan_names_the_video(clips, model, whole, tmp_path, monkeypatch):
     real, calls = model.encode_video, []
 
-    def encode_video(pixels, mask, *, patches=False):
+    def encode_video(pixels, mask, *, patches, padding):
         calls.append(1)
-        made = real(pixels, mask, patches=patches)
+        made = real(pixels, mask, patches=patches, padding=padding)
         if len(calls) == 4:
             made.frames[0, 1, 2] = torch.nan
         if len(calls) == 6:

@@ -74,11 +74,17 @@ def test_padding_is_the_last_frame_again(checkpoint, reduce):
     mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
     repeated = torch.stack([frames[0, [0, 1, 2, 2]], frames[1, [0, 0, 0, 0]]])
     with torch.inference_mode():
-        found = model.encode_video(frames, mask)
+        found = model.encode_video(frames, mask, patches=True)
         zeros = model.encode_video(frames * mask[:, :, None, None, None], mask)
-        expected = model.clip.encode_video(repeated, mask, model.plan.reducers)
-    assert torch.equal(found.frames, expected.frames)
-    assert torch.equal(zeros.frames, expected.frames)
+        expected = model.clip.encode_video(repeated, mask, model.plan.reducers, patches=True)
+    real = found.mask
+    assert not real.all()
+    assert torch.equal(zeros.frames, found.frames)
+    assert torch.equal(found.frames[real], expected.frames[real])
+    assert torch.equal(found.patches[real], expected.patches[real])
+    # To heads: what folders are filled with, where there is no real frame.
+    assert (found.frames[~real] == model.pad_frame(4)).all()
+    assert (found.patches[~real] == model.pad_patches(4)).all()
 
 
 def test_identity_has_the_plan(checkpoint):
@@ -292,7 +298,7 @@ def test_texts_do_not_ask_for_frames(tmp_path, checkpoint):
 
 
 def test_a_video_without_distances_is_named(tmp_path, checkpoint, capsys, monkeypatch):
-    def encode_video(self, frames, mask, *, patches):
+    def encode_video(self, frames, mask, *, patches, padding):
         return self.clip.encode_video(frames * torch.nan, mask, self.plan.reducers)
 
     monkeypatch.setattr(retriever.Retriever, "encode_video", encode_video)

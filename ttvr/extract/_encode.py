@@ -30,6 +30,7 @@ class Encoder:
 
     def __init__(self, retriever: Retriever, options: Options) -> None:
         self._retriever, self._options = retriever, options
+        self._padding: VideoFeatures | None = None
         on_cpu = retriever.device.type == "cpu"
         self.image_size = retriever.clip.image_size
         self.videos_per_pass = 1 if on_cpu else options.batch_size
@@ -93,7 +94,11 @@ class Encoder:
         """What the encoder makes of it, float32, with the patches that are stored or scored."""
         patches = self._options.patches or self._retriever.head.needs_patches
         with autocast(self._retriever.device, self._options.precision):
-            found = self._retriever.encode_video(pixels, mask, patches=patches)
+            if self._padding is None and self._retriever.plan.reducers:
+                self._padding = self._retriever.padding(self._options.frames, patches=patches)
+            found = self._retriever.encode_video(
+                pixels, mask, patches=patches, padding=self._padding
+            )
         kept = None if found.patches is None else found.patches.float()
         return VideoFeatures(found.frames.float(), found.mask, kept)
 

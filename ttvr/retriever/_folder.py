@@ -25,8 +25,7 @@ def stored_videos(retriever: Retriever, features: Features) -> VideoFeatures:
     """Frames, and patches where the head needs them, of a folder that has the model's base.
 
     Padding is what the encoder makes of all-zero frames, in place of the zeros in the folder: heads
-    without a mask count it in. Under token reducers the encoder would repeat the last real frame,
-    which nobody can tell from the folder; there padding is a segment of all-zero frames too.
+    without a mask count it in. `Retriever.encode_video` fills segments likewise.
 
     Returns:
         Arrays whose rows are read when they are asked for; patches None where they are not needed.

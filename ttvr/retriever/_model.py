@@ -84,22 +84,37 @@ class Retriever(nn.Module):
         """Ids [B, L] int64 -> TextFeatures; as `CLIP.encode_text`."""
         return self.clip.encode_text(ids.to(self.device))
 
-    def encode_video(self, frames: Tensor, mask: Tensor, *, patches: bool = False) -> VideoFeatures:
+    def encode_video(
+        self,
+        frames: Tensor,
+        mask: Tensor,
+        *,
+        patches: bool = False,
+        padding: VideoFeatures | None = None,
+    ) -> VideoFeatures:
         """Encode videos.
 
         Args:
-            frames: [B, T, 3, H, W] normalized pixels.
-            mask: [B, T] bool, True = real. What padded frames hold does not matter: reducers, which
-                may see them, find the last real frame again in its place, as published.
+            frames: [B, T, 3, H, W] normalized pixels; padded frames are all zero.
+            mask: [B, T] bool, True = real. What padded frames hold does not matter to reducers:
+                they, which may see them, find the last real frame again in its place, as published.
             patches: return the projected patch tokens too.
+            padding: of `padding`, with these weights; None: encoded with them where it is needed.
 
         Returns:
-            As `VisionTransformer.forward`: segments in place of frames where reducers made some.
+            As `VisionTransformer.forward`: segments in place of frames where reducers made some,
+            and what `pad_frame` and `pad_patches` say in those that are masked, as in folders:
+            heads without a mask count it in.
         """
         frames, mask = frames.to(self.device), mask.to(self.device)
-        if self.plan.reducers and not mask.all():
-            frames = _with_last_repeated(frames, mask)
-        return self.clip.encode_video(frames, mask, self.plan.reducers, patches=patches)
+        reducers = self.plan.reducers
+        if not reducers or mask.all():
+            return self.clip.encode_video(frames, mask, reducers, patches=patches)
+        made = _with_last_repeated(frames, mask)
+        video = self.clip.encode_video(made, mask, reducers, patches=patches)
+        if video.mask.all():
+            return video
+        return _filled(video, padding or self.padding(frames.shape[1], patches=patches))
 
     def features(self, batch: Batch | EncodedBatch) -> tuple[TextFeatures, VideoFeatures]:
         """Both towers on a batch, in float32 whatever the precision they ran in.
@@ -130,6 +145,7 @@ class Retriever(nn.Module):
             losses["words"] = self.recipe.word_loss * words
         return losses
 
+    @torch.inference_mode()
     def pad_frame(self, frames: int = 1) -> Tensor:
         """[D] float32: what an all-zero frame becomes, which unmasked heads see as padding.
 
@@ -137,14 +153,15 @@ class Retriever(nn.Module):
             frames: T of the videos. With token reducers it is the last segment of a video that is
                 padding alone.
         """
-        return self._padding(frames, patches=False).frames[0, -1].float()
-
-    def pad_patches(self, frames: int = 1) -> Tensor:
-        """[P, D] float32: what its patches become, otherwise as `pad_frame`."""
-        return self._padding(frames, patches=True).patches[0, -1].float()
+        return self.padding(frames, patches=False).frames[0, -1].float()
 
     @torch.inference_mode()
-    def _padding(self, frames: int, *, patches: bool) -> VideoFeatures:
+    def pad_patches(self, frames: int = 1) -> Tensor:
+        """[P, D] float32: what its patches become, otherwise as `pad_frame`."""
+        return self.padding(frames, patches=True).patches[0, -1].float()
+
+    def padding(self, frames: int, *, patches: bool) -> VideoFeatures:
+        """What a video of T padded frames becomes, of which the last frame or segment counts."""
         size, T = self.clip.image_size, frames if self.plan.reducers else 1
         pixels = torch.zeros(1, T, 3, size, size, device=self.device)
         mask = torch.zeros(1, T, dtype=torch.bool, device=self.device)
@@ -213,6 +230,16 @@ def _with_last_repeated(frames: Tensor, mask: Tensor) -> Tensor:
     place = torch.arange(T, device=mask.device)
     last = place.where(mask, 0).cummax(dim=1).values  # [B, T]
     return frames[torch.arange(B, device=mask.device)[:, None], last]
+
+
+def _filled(video: VideoFeatures, padding: VideoFeatures) -> VideoFeatures:
+    """The same with the last frame of `padding` in all that is masked."""
+    real = video.mask.unsqueeze(-1)  # [B, T, 1]
+    frames = torch.where(real, video.frames, padding.frames[0, -1])
+    if video.patches is None:
+        return video._replace(frames=frames)
+    patches = torch.where(real.unsqueeze(-1), video.patches, padding.patches[0, -1])
+    return video._replace(frames=frames, patches=patches)
 
 
 def _digest(parts: list[Any]) -> str:
