@@ -218,6 +218,14 @@ def test_the_logit_scale_learns_if_it_has_a_rate(tmp_path, data, settings, caplo
     assert all(torch.equal(model.clip.state_dict()[n], start.clip.state_dict()[n]) for n in others)
 
 
+def test_a_logit_scale_beyond_the_most_stays_where_it_is_frozen(data, settings):
+    """A lower one were another CLIP, to which these features do not belong."""
+    scale = rehearse(settings(max_scale=50.0), data, device="cpu")["scale"]
+    assert scale == pytest.approx(math.exp(4.6))
+    learning = settings(max_scale=50.0, clip_lr=1e-6)
+    assert rehearse(learning, data, device="cpu")["scale"] == pytest.approx(50)
+
+
 def test_the_word_loss_reads_the_captions(tmp_path, data, settings):
     found = rehearse(settings(word_loss=0.5), data, device="cpu")
     assert found["loss"] == pytest.approx(found["nce"] + found["words"])

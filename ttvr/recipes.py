@@ -45,7 +45,7 @@ class Recipe:
             rest again in the backward pass: less memory, more time, the same gradients.
         initial_scale: exp of the logit scale at the start; None: the checkpoint's.
         scale_lr_factor: the logit scale learns so many times as fast as CLIP's towers.
-        max_scale: exp of the logit scale at most.
+        max_scale: exp of the logit scale at most, while it learns.
         word_loss: weight of an auxiliary loss that reads the words of a caption from both vectors.
         seed: of everything random.
     """

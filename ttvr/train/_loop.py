@@ -166,8 +166,8 @@ def _learn(
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     logit_scale = model.clip.logit_scale
-    with torch.no_grad():
-        logit_scale.clamp_(max=math.log(recipe.max_scale))
+    if logit_scale.requires_grad:  # one that is frozen stays: features belong to it
+        logit_scale.data.clamp_(max=math.log(recipe.max_scale))
     facts = {"lr": recipe.lr * rate, "grad_norm": norm, "scale": logit_scale.exp()}
     facts = {"loss": loss, **losses, **facts}
     return {name: float(torch.as_tensor(value).detach()) for name, value in facts.items()}
