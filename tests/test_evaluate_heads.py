@@ -18,7 +18,7 @@ from ttvr import frames as framing
 from ttvr.commands.eval import main
 from ttvr.evaluate import Pairs
 from ttvr.loader import Wanted, stacked
-from ttvr.records import VideoFeatures
+from ttvr.records import Twin, VideoFeatures
 from ttvr.store import Features
 from ttvr.train import validate
 
@@ -64,6 +64,21 @@ def test_pairs_are_scored_at_the_models_scale(home, pairs, capsys, tmp_path, mem
     # What scored is named, not what made the folder.
     assert found["protocol"]["model"] == model.identity()
     assert found["protocol"]["model"]["head"] == "pair_head"
+
+
+def test_twins_tie_at_the_scale_of_the_scores(home, pairs, monkeypatch):
+    """What rounding does to cosines it does to logits, times the scale."""
+    features, model = Features.open(home / "feats"), retriever.load(pairs)
+    truth = Pairs("p", tuple(CAPTIONS), tuple(VIDEOS))
+    truth = truth._replace(twins={VIDEOS[0]: Twin("tab\there", "x")})
+    for apart, share in ((0.9, 1.0), (1.1, 0.0)):
+        sims = np.zeros((len(CAPTIONS), len(features.ids)), np.float32)
+        sims[:, features.ids.index(VIDEOS[0])] = (
+            apart * evaluate.TOLERANCE * float(model.scale.detach())
+        )
+        monkeypatch.setattr(evaluate, "scores", lambda *given, memory, sims=sims: (sims, 0))
+        found = evaluate.evaluate(features, truth, retriever=model)
+        assert found.metrics["twins"]["tie_fraction"] == share
 
 
 def test_stored_texts_give_the_same(home, pairs, tmp_path):

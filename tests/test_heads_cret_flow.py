@@ -14,6 +14,7 @@ from tiny_training import COLORS, data, recipe, write_start
 from ttvr import evaluate, extract, metrics, search
 from ttvr.commands.eval import main as eval_main
 from ttvr.evaluate import Pairs
+from ttvr.evaluate._normalized import Fusion
 from ttvr.extract import TextOptions, find_inputs
 from ttvr.records import VideoFeatures
 from ttvr.retriever import load
@@ -114,6 +115,14 @@ def test_evaluation_takes_captions_or_stored_texts(home, model, expected, capsys
     np.testing.assert_allclose((1 + BETA) * sims, expected, atol=2e-3)
     owner = [features.ids.index(color) for color in COLORS]
     assert json.loads(capsys.readouterr().out)["t2v"] == metrics.summary(sims, owner)["t2v"]
+
+
+def test_rules_take_scores_of_folders_as_those_of_the_model(home, model):
+    """A score is 1 + beta times a cosine, which the folder has to tell."""
+    features, sims = Features.open(home / "feats"), torch.zeros(1, 8, 8)
+    alone, loaded = Fusion(features, None), Fusion(features, model)
+    assert float(alone.factors(sims)) == pytest.approx((1 + BETA) * alone.scale)
+    assert float(loaded.factors(sims)) == pytest.approx((1 + BETA) * float(loaded.scale))
 
 
 def test_gradient_reaches_the_towers_through_both_parts(home, model):

@@ -12,6 +12,7 @@ from ttvr import metrics
 from ttvr.errors import TtvrError
 from ttvr.evaluate._normalized import (
     ASSUMED_SCALE,
+    Fusion,
     Normalization,
     normalized,
     with_other_videos,
@@ -88,8 +89,8 @@ def evaluate(
     """Rank every video for every caption and every caption for every video.
 
     All videos of the folder are candidates, also those that no caption describes. Where videos have
-    twins, a caption's scores with both count as the same if they differ by no more than TOLERANCE:
-    what the metrics are taken of, not `sims`.
+    twins, a caption's scores with both count as the same if they differ by no more than TOLERANCE,
+    logits by the scale times that: what the metrics are taken of, not `sims`.
 
     Args:
         features: a video folder.
@@ -127,7 +128,8 @@ def evaluate(
     tie = partial(tied, twins=pairs.twins, rows=rows)
     if normalize is None:
         sims, truncated = scores(features, captions, retriever, encode, texts, memory=memory)
-        by_text, by_video, rule = tie(sims), None, None
+        unit = Fusion(features, retriever).unit
+        by_text, by_video, rule = tie(sims, unit=unit), None, None
     else:
         sims, by_text, by_video, truncated, rule = normalized(
             normalize,

@@ -106,7 +106,7 @@ def normalized(
         return torch.from_numpy(np.stack([tie(matrix) for matrix in sims.numpy()]))
 
     raw, cut = score(features, captions, texts)
-    sims, fusion = tied(raw), _Fusion(features, retriever)
+    sims, fusion = tied(raw), Fusion(features, retriever)
     t2v = v2t = fusion.fuse(sims)
     if how.rule == "dsl":
         units = fusion.factors(sims).reshape(-1, 1, 1)
@@ -130,7 +130,7 @@ def with_other_videos(measured: dict[str, Any], other: dict[str, Any]) -> dict[s
     return made | {"SumR": made["t2v"]["RSum"] + made["v2t"]["RSum"]}
 
 
-class _Fusion:
+class Fusion:
     """How matrices of a head become one, and at which scale each goes in.
 
     Args:
@@ -142,11 +142,21 @@ class _Fusion:
         self._retriever = retriever
         self.is_assumed = retriever is None
         if retriever is None:
-            self._head = plugins.load("heads", features.meta["model"]["head"])
+            model = features.meta["model"]
+            plugin = plugins.load("heads", model["head"])
+            self._head = plugins.construct(plugin, model.get("head_options", {}))
             self.scale = torch.tensor(ASSUMED_SCALE)
         else:
             self._head = retriever.head
             self.scale = retriever.scale.detach().float()
+
+    @property
+    def unit(self) -> float:
+        """What a cosine is multiplied by in the scores, at most."""
+        if self._head.offline:
+            return 1.0
+        one = torch.empty(1, 0, 0, device=self.scale.device)
+        return float(self.factors(one).max())
 
     def factors(self, sims: Tensor) -> Tensor:
         """[G] float64 on the CPU: what turns stored matrices [G, N, M] into what is fused."""
@@ -163,7 +173,7 @@ class _Fusion:
             return self._head.fuse(sims.float().to(device), self.scale).float().cpu().numpy()
 
 
-def _corrected(how: Normalization, sims: Tensor, bank: Tensor, fusion: _Fusion) -> Tensor:
+def _corrected(how: Normalization, sims: Tensor, bank: Tensor, fusion: Fusion) -> Tensor:
     """Sims [G, N, M] corrected with a bank [G, Nq, M]: [G, N, M] float64, on the scale of the sims.
 
     Rows are to be ranked. In float64, so that what is equal stays equal whatever the order of a
@@ -183,7 +193,7 @@ def _corrected(how: Normalization, sims: Tensor, bank: Tensor, fusion: _Fusion) 
 
 
 def _facts(
-    how: Normalization, features: Features, captions: list[str], fusion: _Fusion
+    how: Normalization, features: Features, captions: list[str], fusion: Fusion
 ) -> dict[str, Any]:
     """What a reader has to know of the rule; None for a direction that it left alone."""
     numbers = {"dsl": {"temp": how.temp}, "qbnorm": {"beta": how.beta}}.get(how.rule, {})

@@ -14,7 +14,7 @@ import numpy as np
 from ttvr.records import Twin
 
 TOLERANCE = 1e-4
-"""Scores of a video and its twin that differ by no more are the same.
+"""Cosines of a video and its twin that differ by no more are the same, and logits by their scale.
 
 What sees no difference gives both the same vector but for rounding: a mean of the same frames is
 summed in another order, which moves a component now and then to its neighbor in float16. Of 420
@@ -24,13 +24,16 @@ leaves is a difference, for it can be seen.
 """
 
 
-def tied(sims: np.ndarray, twins: Mapping[str, Twin], rows: Mapping[str, int]) -> np.ndarray:
+def tied(
+    sims: np.ndarray, twins: Mapping[str, Twin], rows: Mapping[str, int], *, unit: float = 1.0
+) -> np.ndarray:
     """The same scores, but those of a video and its twin that differ by rounding tie exactly.
 
     Args:
         sims: [Nt, Nv].
         twins: of a video, its twin, whose twin it is.
         rows: of a video, its column; those without one are passed over.
+        unit: what a cosine is multiplied by in the scores.
 
     Returns:
         [Nt, Nv]; scores that tie are the mean of both.
@@ -46,7 +49,7 @@ def tied(sims: np.ndarray, twins: Mapping[str, Twin], rows: Mapping[str, int]) -
     made = sims.copy()
     # Where a score is not finite there is no difference to speak of, and it stays.
     with np.errstate(invalid="ignore"):
-        is_same = np.abs(sims[:, left] - sims[:, right]) <= TOLERANCE
+        is_same = np.abs(sims[:, left] - sims[:, right]) <= unit * TOLERANCE
     mean = (sims[:, left] + sims[:, right]) / 2
     made[:, left] = np.where(is_same, mean, sims[:, left])
     made[:, right] = np.where(is_same, mean, sims[:, right])
@@ -69,8 +72,8 @@ def preference(
 
     Returns:
         "queries"; "accuracy" in per cent, 50 by chance and where all scores tie; "tie_fraction";
-        "tolerance"; and "kinds": of each kind of difference, by name, the first three. Without
-        queries accuracy and tie fraction are None.
+        "tolerance", of cosines; and "kinds": of each kind of difference, by name, the first three.
+        Without queries accuracy and tie fraction are None.
     """
     columns = {rows[one]: twin for one, twin in twins.items() if one in rows and twin.id in rows}
     asked = [(at, column) for at, column in enumerate(owner) if column in columns]
