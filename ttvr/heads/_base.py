@@ -45,8 +45,7 @@ class Head(nn.Module):
     offline: ClassVar[bool] = False
     """A score is `vector_gain` times one inner product of a vector per text and one per video."""
     needs_words: ClassVar[bool] = False
-    """Texts come with a feature per token; those of a head that is not offline are cut or padded to
-    `words` tokens."""
+    """Texts come with a feature per token, and are cut or padded to `words` tokens."""
     needs_patches: ClassVar[bool] = False
     least_patches: int = 1
     """Of a head that needs patches: how many a frame or segment must have."""
