@@ -43,23 +43,13 @@ def open_parts(gallery: Any) -> list[Part]:
     shards: Sequence[Any] = gallery.shards if hasattr(gallery, "shards") else (gallery,)
     parts, first = [], 0
     for index, shard in enumerate(shards):
-        values = as_tensor(shard)
+        values = _shared(shard)
         if values.ndim != 2 or values.dtype not in _BITS:
             found = f"{values.dtype} {list(values.shape)}"
             raise ValueError(f"expected float16 or float32 [N, D], shard {index} is {found}")
         parts.append(Part(values, first, str(getattr(shard, "filename", f"shard {index}"))))
         first += len(values)
     return parts
-
-
-def as_tensor(array: np.ndarray | Tensor) -> Tensor:
-    """A tensor that shares the memory of an array, read-only ones included: never write to it."""
-    if isinstance(array, Tensor):
-        return array
-    with warnings.catch_warnings():
-        # torch warns that a memory-mapped file must not be written to; nothing here does.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))
 
 
 def stream(parts: list[Part], rows: int, device: torch.device) -> Iterator[Block]:
@@ -113,3 +103,13 @@ def _magnitude(raw: Tensor, part: Part, start: int) -> float:
             "extract it again"
         )
     return bound
+
+
+def _shared(array: np.ndarray | Tensor) -> Tensor:
+    """A tensor that shares the memory of an array, read-only ones included: never write to it."""
+    if isinstance(array, Tensor):
+        return array
+    with warnings.catch_warnings():
+        # torch warns that a memory-mapped file must not be written to; nothing here does.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
