@@ -46,6 +46,7 @@ __all__ = [
     "evaluate",
     "needs_model",
     "read_pairs",
+    "refusal",
     "save_scores",
     "stored_pairs",
 ]

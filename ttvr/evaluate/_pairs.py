@@ -149,15 +149,25 @@ def absent_videos(features: Features, pairs: Pairs, rows: dict[str, int]) -> dic
     return {video: reasons.get(video, "not in the folder") for video in wanted}
 
 
-def refusal(features: Features, pairs: Pairs, absent: dict[str, str]) -> str:
-    """What to say where videos are absent and nobody said what to do about it."""
+def refusal(
+    features: Features, pairs: Pairs, absent: dict[str, str], *, may_miss: bool = True
+) -> str:
+    """What to say where videos are absent and nobody said what to do about it.
+
+    Args:
+        features: a video folder.
+        pairs: the ground truth.
+        absent: of `absent_videos`.
+        may_miss: their captions may be counted as not found.
+    """
+    miss = " or --missing miss (count them as not found)" if may_miss else ""
     shown = [f"{video} ({reason})" for video, reason in list(absent.items())[:_SHOWN]]
     more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
     example = f"; ids there look like {features.ids[0]!r}" if features.ids else ""
     return (
         f"{len(absent)} of {len(set(pairs.videos))} videos of {pairs.name} have no features in "
         f"{features.path}: {', '.join(shown)}{more}{example}. Extract them, or pass "
-        "--missing skip (leave their captions out) or --missing miss (count them as not found)"
+        f"--missing skip (leave their captions out){miss}"
     )
 
 

@@ -1,6 +1,6 @@
 """Scores of texts against videos: exact streaming top-k, and whole matrices in blocks."""
 
-from ttvr.score._blocks import MEMORY, at_once
+from ttvr.score._blocks import MEMORY, at_once, read
 from ttvr.score._matrix import (
     inner_products,
     similarity_matrix,
@@ -15,6 +15,7 @@ __all__ = [
     "MEMORY",
     "at_once",
     "inner_products",
+    "read",
     "similarity_matrix",
     "streamed_matrix",
     "text_vectors",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ttvr.clip import tokenizer
 from ttvr.errors import UsageError
 from ttvr.records import EncodedBatch, Split, TextFeatures, VideoFeatures
+from ttvr.score import read
 
 _ORDER = 0  # what the random numbers of an epoch are for, as in `Loader`
 
@@ -25,7 +24,8 @@ class FeatureLoader:
 
     Args:
         split: captions, and clips which are rows of the videos.
-        text: rows as the captions; fields are tensors, arrays or views of them.
+        text: rows as the captions; words and mask are tensors, arrays or views of them, sentence is
+            a tensor, on the device that batches go to.
         video: rows as the clips.
         batch_size: B.
         words: L, tokens of a caption at most.
@@ -51,7 +51,7 @@ class FeatureLoader:
                 f"{batch_size}: pass a smaller --batch-size"
             )
         self.split, self.batch_size = split, batch_size
-        self._text, self._video = text, video
+        self._text, self._video, self._device = text, video, text.sentence.device
         self._words, self._seed = words, seed
         self._owner = np.array(split.owner)
 
@@ -73,8 +73,8 @@ class FeatureLoader:
         captions = [self.split.captions[row] for row in rows]
         return EncodedBatch(
             tokenizer.tokenize(captions, self._words),
-            TextFeatures(*(_taken(part, rows) for part in self._text)),
-            VideoFeatures(*(_taken(part, owner) for part in self._video)),
+            read(self._text, rows, self._device),
+            read(self._video, owner, self._device),
             torch.from_numpy(owner),
         )
 
@@ -110,13 +110,3 @@ def dealt(order: Sequence[int], videos: Sequence[int], batch_size: int) -> list[
         made += batch + left[:short]
         waiting = left[short:]
     return made
-
-
-def _taken(values: Any, rows: np.ndarray) -> Tensor | None:
-    """Some rows as a tensor: masks bool, all else float32."""
-    if values is None:
-        return None
-    index = torch.from_numpy(rows) if isinstance(values, Tensor) else rows
-    part = values[index]
-    part = part if isinstance(part, Tensor) else torch.from_numpy(part)
-    return part if part.dtype == torch.bool else part.float()

@@ -11,7 +11,7 @@ import torch
 
 from ttvr import metrics
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
-from ttvr.evaluate import Pairs, absent_videos, stored_pairs
+from ttvr.evaluate import Pairs, absent_videos, refusal, stored_pairs
 from ttvr.optim import SCALE
 from ttvr.recipes import Recipe
 from ttvr.records import Clip, Split
@@ -22,7 +22,6 @@ from ttvr.train._batches import FeatureLoader
 
 SETTINGS = ("frames", "sampler", "fps", "reduce")
 """Settings of a recipe that features have behind them."""
-_SHOWN = 5
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class Stored(NamedTuple):
         place = {video: row for row, video in enumerate(found.ids)}
         absent = absent_videos(found, pairs, place)
         if absent and missing == "error":
-            raise TtvrError(_refusal(found, pairs, absent))
+            raise TtvrError(refusal(found, pairs, absent, may_miss=False))
         kept = [at for at, video in enumerate(pairs.videos) if video in place]
         split = Split(
             str(said.path),
@@ -203,16 +202,6 @@ class StoredData(NamedTuple):
             return None
         text = stored_texts(model, self.ranked.texts, self.ranked.rows)
         video = stored_videos(model, self.ranked.videos)
-        scale = 1.0 if model.head.offline else model.clip.logit_scale.exp()
+        scale = 1.0 if model.head.offline else model.scale
         sims = similarity_matrix(model.head, text, video, scale=scale)
         return metrics.summary(sims.numpy(), self.ranked.split.owner)
-
-
-def _refusal(features: Features, pairs: Pairs, absent: dict[str, str]) -> str:
-    shown = [f"{video} ({reason})" for video, reason in list(absent.items())[:_SHOWN]]
-    more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-    return (
-        f"{len(absent)} of {len(set(pairs.videos))} videos of {pairs.name} have no features in "
-        f"{features.path}: {', '.join(shown)}{more}. Extract them, or pass --missing skip to leave "
-        "their captions out"
-    )
