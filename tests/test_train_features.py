@@ -396,6 +396,17 @@ def test_another_training_is_refused_and_named(tmp_path, whole, data, settings):
     assert (run / "last.pt").stat().st_mtime_ns == before
 
 
+def test_texts_that_were_cut_are_other_texts(tmp_path, home):
+    """Their captions are the same; what became of them is not."""
+    model = retriever.load(home / "start.pt", activation="quick_gelu")
+    for length in (5, WORDS + 4):
+        write_texts(model, tmp_path / str(length), colors("train", 3), words=length)
+    cut, long = (Stored.open(home / "feats", tmp_path / name) for name in ("5", "20"))
+    before = Stored.open(home / "feats", home / "texts")
+    assert long.identity() == before.identity()
+    assert cut.identity() != before.identity()
+
+
 def call(*arguments):
     try:
         return main(list(map(str, arguments)))

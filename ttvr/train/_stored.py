@@ -88,6 +88,7 @@ class Stored(NamedTuple):
             "pairs": Pairs.of(self.split).sha256,
             "base": meta["model"]["base"],
             "pixels": meta["preprocess"]["hash"].removeprefix("sha256:"),
+            "cut": texts["words"] if texts["texts"]["truncated"] else None,
             "dtypes": [meta["dtype"], texts["dtype"]],
             "precisions": [meta["provenance"]["precision"], texts["provenance"]["precision"]],
         }
