@@ -148,6 +148,18 @@ def test_a_command_is_made_up_where_none_is_known(home, tmp_path):
     assert found.endswith("--patches --overwrite")
 
 
+def test_a_command_for_a_dataset_names_it(home, tmp_path):
+    """The place of clips that are drawn is no path."""
+    write_features(tmp_path / "feats", retriever.load(home / "clip.pt"))
+    features = Features.open(tmp_path / "feats")
+    features.meta["data"] = {"dataset": "synthetic", "split": "val"}
+    for roots, given in ((["data:synthetic/val"], []), (["/data/x"], ["--root", "/data/x"])):
+        features.meta["roots"] = roots
+        words = shlex.split(extract_again(features, lacking=("patches",)))
+        expected = ["ttvr-extract", "--data", "synthetic", "--split", "val", *given, "-o"]
+        assert words[: len(expected)] == expected
+
+
 def test_videos_of_a_folder_are_read_when_asked_for(home, tmp_path):
     model = retriever.load(home / "clip.pt")
     write_features(tmp_path / "feats", model, without=())

@@ -14,7 +14,7 @@ from ttvr import plugins, video
 from ttvr.datasets._base import Dataset
 from ttvr.errors import UsageError
 from ttvr.records import Clip
-from ttvr.store import Source
+from ttvr.store import DRAWN, Source
 
 Read = Callable[..., video.Frames]
 """A bound `Dataset.frames`."""
@@ -23,7 +23,6 @@ read_file: Read = Dataset().frames
 """Frames of a clip that is a file, as datasets of files have them."""
 
 DIGEST_DIGITS = 16
-DRAWN = "data:"  # before the split, in place of the root folder of clips that are no files
 
 
 class Input(NamedTuple):

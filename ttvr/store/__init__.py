@@ -6,7 +6,7 @@ again gives the bytes of an undisturbed run. A power cut: shards that are closed
 as rows of zeros and are made again, or journal lines, whose rows are made again too.
 """
 
-from ttvr.store._again import extract_again
+from ttvr.store._again import DRAWN, extract_again
 from ttvr.store._claim import check_usable
 from ttvr.store._earlier import Outcome, departed, known
 from ttvr.store._features import Features, attempts
@@ -17,6 +17,7 @@ from ttvr.store._views import Chosen, Padded
 from ttvr.store._writer import Settings, Writer
 
 __all__ = [
+    "DRAWN",
     "Chosen",
     "Features",
     "Outcome",

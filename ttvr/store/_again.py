@@ -9,6 +9,9 @@ from typing import Any
 
 from ttvr.store._features import Features
 
+DRAWN = "data:"
+"""Before a dataset's split, in place of the root folder of clips that are no files."""
+
 _NAME = "ttvr-extract"
 _ADDS = {"frames": "--no-frames", "patches": "--no-patches"}
 """What keeps an array out of a folder."""
@@ -43,7 +46,7 @@ def _spelled(features: Features) -> list[str]:
     """A command with the settings of a folder."""
     meta = features.meta
     model, preprocess = meta["model"], meta["preprocess"]
-    words = [_NAME, *meta["roots"], "-o", str(features.path), "-w", model["source"]]
+    words = [_NAME, *_inputs(meta), "-o", str(features.path), "-w", model["source"]]
     words += ["--head", model["head"], "--frames", str(preprocess["frames"])]
     words += ["--sampler", preprocess["sampler"]]
     words += ["--fps", "source" if preprocess.get("fps") is None else str(preprocess["fps"])]
@@ -52,3 +55,13 @@ def _spelled(features: Features) -> list[str]:
     if preprocess.get("resize") == "pil-bicubic":
         words.append("--exact-resize")
     return [*words, "--dtype", _DTYPES[meta["dtype"]]]
+
+
+def _inputs(meta: Mapping[str, Any]) -> list[str]:
+    """What the videos are, for the command: folders, or a dataset's split."""
+    roots, data = meta["roots"], meta.get("data")
+    if data is None:
+        return roots
+    # Clips that are drawn lie in no folder; files may be linked from others than the dataset's.
+    lies = [] if roots[0].startswith(DRAWN) else ["--root", roots[0]]
+    return ["--data", data["dataset"], "--split", data["split"], *lies]
