@@ -130,6 +130,17 @@ def test_a_head_without_weights_says_where_they_come_from(checkpoint, monkeypatc
     assert ttvr.load(checkpoint, head="meanp").head_name == "meanp"
 
 
+def test_an_option_that_is_the_default_makes_no_other_space(checkpoint, monkeypatch):
+    install(monkeypatch)
+
+    def space(**options):
+        torch.manual_seed(0)
+        return build(checkpoint, head_options=tuple(options.items())).identity()["space"]
+
+    assert space(mask=False) == space()
+    assert space(mask=True) != space()
+
+
 def test_the_length_of_a_text_is_the_heads(checkpoint, monkeypatch):
     install(monkeypatch)
     assert build(checkpoint).text_length == 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,3 +74,9 @@ def require_options(
         raise UsageError(
             f"unknown option {', '.join(unknown)} of {plugin.__name__}; it has: {have}"
         )
+
+
+def beyond_defaults(plugin: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a plug-in that are not what it has by itself; all have to be its own."""
+    parameters = inspect.signature(plugin).parameters
+    return {name: value for name, value in options.items() if parameters[name].default != value}

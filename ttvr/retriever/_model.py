@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ttvr import plugins
 from ttvr.clip import weights as checkpoints
 from ttvr.clip.model import CLIP
 from ttvr.files import write
@@ -193,7 +194,7 @@ class Retriever(nn.Module):
 
     def space_on(self, base: str) -> str:
         """What governs the vectors that the head makes of features with that `base`."""
-        options = dict(self.recipe.head_options)
+        options = plugins.beyond_defaults(type(self.head), dict(self.recipe.head_options))
         head = [self.head_name, options, checkpoints.fingerprint(self.head.state_dict())]
         return _digest([base, *head])
 

@@ -108,7 +108,7 @@ def from_official(
     recipe = replace(
         recipe,
         head=name,
-        head_options=_beyond_defaults(plugin, options),
+        head_options=tuple(sorted(plugins.beyond_defaults(plugin, options).items())),
         weights=checkpoint.source,
         reduce=tuple(plan.canonical),
     )
@@ -237,10 +237,3 @@ def _options(
     given = {**given, **({} if heads is None else {"heads": heads})}
     plugins.require_options(plugin, given, _SIZES)
     return {**{name: value for name, value in told.items() if name not in _SIZES}, **given}
-
-
-def _beyond_defaults(plugin: type[Head], options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Options that are not what the head has by itself."""
-    parameters = inspect.signature(plugin).parameters
-    kept = {name: value for name, value in options.items() if parameters[name].default != value}
-    return tuple(sorted(kept.items()))
