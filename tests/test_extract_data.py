@@ -15,6 +15,7 @@ from ttvr import evaluate, extract, plugins, synthetic, video
 from ttvr.commands.eval import main as evaluate_main
 from ttvr.commands.extract import main
 from ttvr.datasets._base import Dataset
+from ttvr.errors import TtvrError
 from ttvr.extract import _decode as decoding
 from ttvr.extract import dataset_inputs
 from ttvr.records import Clip, Split
@@ -159,21 +160,24 @@ def files(tmp_path, monkeypatch):
 
 
 def test_clips_that_are_parts_of_files(files, tmp_path):
-    made = dataset_inputs("files", "test", root=files)
-    assert [item.clip.id for item in made.items] == ["first", "caf\u00e9", "gone"]
+    with pytest.raises(
+        TtvrError, match=r"1 of 3 videos of files/test are not there: gone\. .*skip"
+    ):
+        dataset_inputs("files", "test", root=files)
+    made = dataset_inputs("files", "test", root=files, missing="skip")
+    assert [item.clip.id for item in made.items] == ["first", "caf\u00e9"]
+    assert made.absent == {"gone": "no such video"}
     assert made.has_files
     sources = [item.source for item in made.items]
     assert {source.root for source in sources} == {str(tmp_path / "real")}
-    assert [source.path for source in sources] == ["in/a.mp4", "in/a.mp4", "in/gone.mp4"]
-    assert [(s.start, s.end) for s in sources] == [(0.0, 0.5), (0.5, 1.0), (0.0, None)]
+    assert [source.path for source in sources] == ["in/a.mp4", "in/a.mp4"]
+    assert [(s.start, s.end) for s in sources] == [(0.0, 0.5), (0.5, 1.0)]
     assert sources[0].size == (files / "in" / "a.mp4").stat().st_size
-    assert sources[2].size is None
     how = extract.Options(frames=4, sampler="segment", fps=None).decoding(32, made.read)
     found = [decoding.decode(item.clip, how, threading.Event()) for item in made.items]
     whole = video.read_frames(files / "in" / "a.mp4", range, size=32).pixels
     np.testing.assert_array_equal(found[0].pixels, whole[:4])
     np.testing.assert_array_equal(found[1].pixels, whole[4:])
-    assert found[2].facts["status"] == "failed"
     elsewhere = tmp_path / "elsewhere"
     (files / "in").rename(elsewhere)
     (tmp_path / "real" / "in").symlink_to(elsewhere)
@@ -189,6 +193,8 @@ WRONG = {
     "texts of nothing": (("--text", "-o", "x"), "--text FILE: only with --data"),
     "a split of nothing": (("v", "--split", "val", "-o", "x"), "--split: of a dataset"),
     "a limit of nothing": (("v", "--limit", 3, "-o", "x"), "--limit: of a dataset"),
+    "missing of nothing": (("v", "--missing", "skip", "-o", "x"), "--missing: of a dataset"),
+    "missing of captions": ((*CAPTIONS, "--missing", "skip", "-o", "x"), "only without --text"),
     "truth twice": ((*CAPTIONS, "--gt", "x", "-o", "x"), "--gt: a dataset tells itself"),
     "no such split": (("--data", "synthetic", "--split", "big", "-o", "x"), "train, val, test"),
     "frames of captions": ((*CAPTIONS, "--frames", 3, "-o", "x"), "--frames: only without --text"),

@@ -42,12 +42,24 @@ class Split(NamedTuple):
     """Videos and the sentences that describe them: `captions[i]` belongs to `clips[owner[i]]`.
 
     The sequences never change; a dataset may make their items when they are asked for.
+
+    Attributes:
+        name: of the dataset with its variant and the split, as in "msrvtt:9k/test".
+        clips: videos, ids unique.
+        captions: sentences; of each clip at least one.
+        owner: of each caption the index of its clip.
+        root: the folder below which `datasets.coverage` finds the videos by the names of the
+            clips' paths; None where the paths are those of the files themselves.
+        counts: "ok" where the numbers are those that were published, or follow from how the
+            clips are made; "unchecked" where there are none to compare with.
     """
 
     name: str
     clips: Sequence[Clip]
     captions: Sequence[str]
     owner: Sequence[int]
+    root: Path | None = None
+    counts: str = "unchecked"
 
 
 class Batch(NamedTuple):

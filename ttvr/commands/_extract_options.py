@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from ttvr import plugins
 from ttvr.commands import _options
 from ttvr.commands._run import parser
 from ttvr.errors import UsageError
@@ -16,7 +15,7 @@ SPLIT = "test"
 _TEXT_ONLY = ("gt", "words", "on_long")
 _VIDEO_ONLY = (
     *("root", "frames", "sampler", "fps", "exact_resize", "no_frames", "patches", "precision"),
-    *("jobs", "timeout", "retry_failed", "strict"),
+    *("jobs", "timeout", "retry_failed", "strict", "missing"),
 )
 _SUMMARY = """\
 Videos, folders of videos, folders of images, GIF and WebP -> a folder of .npy features.
@@ -36,6 +35,7 @@ _EXAMPLES = (
     "ttvr-extract --text captions.txt -w ViT-B/32 -o tfeats/",
     "ttvr-extract --data synthetic --split val -o val/",
     "ttvr-extract --text --data synthetic --split val -o tval/",
+    "ttvr-extract --data msrvtt:9k --split test --root MSRVTT/ -o test/",
 )
 
 
@@ -71,7 +71,7 @@ def check(args: argparse.Namespace) -> None:
     ignored = [name for name in _VIDEO_ONLY if name not in shared] if is_text else _TEXT_ONLY
     if flags := _given(args, ignored):
         raise UsageError(f"{', '.join(flags)}: only {'without' if is_text else 'with'} --text")
-    if args.data is None and (flags := _given(args, ("split", "limit"))):
+    if args.data is None and (flags := _given(args, ("split", "limit", "missing"))):
         raise UsageError(f"{', '.join(flags)}: of a dataset, pass --data NAME as well")
     if args.data is not None and args.gt:
         raise UsageError("--gt: a dataset tells itself what its captions describe")
@@ -124,12 +124,16 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--data", choices=plugins.names("datasets"), help="a dataset's clips, or its captions"
-    )
+    _options.add_data(group, "a dataset's clips, or its captions")
     group.add_argument("--split", metavar="NAME", help=f"of --data; by default {SPLIT}")
     group.add_argument(
         "--limit", type=_options.positive, metavar="N", help="the first N clips of it alone"
+    )
+    group.add_argument(
+        "--missing",
+        choices=("error", "skip"),
+        default="error",
+        help="clips of it whose video is not below --root: refuse, or leave out (exit 3)",
     )
 
 

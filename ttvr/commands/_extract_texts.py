@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttvr import plugins
 from ttvr.commands._extract_model import load_model, provenance
 from ttvr.commands._extract_options import SPLIT
 from ttvr.commands._progress import Progress
@@ -87,12 +86,13 @@ def _of_dataset(args: argparse.Namespace) -> Texts:
     Raises:
         UsageError, TtvrError: as `Dataset.load`.
     """
+    from ttvr import datasets
     from ttvr.evaluate import Pairs
 
-    dataset, name = plugins.load("datasets", args.data), args.split or SPLIT
+    dataset, name = datasets.load(args.data), args.split or SPLIT
     root = None if args.root is None else Path(args.root)
     found = Pairs.of(dataset.load(root, name, limit=args.limit))
-    return found.captions, list(enumerate(found.videos)), {"dataset": args.data, "split": name}
+    return found.captions, list(enumerate(found.videos)), {"dataset": dataset.name, "split": name}
 
 
 def _pairs(name: str, texts: Sequence[str]) -> list[tuple[int, str]]:

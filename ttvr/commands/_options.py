@@ -67,6 +67,14 @@ def _reducer(text: str) -> str:
     return text
 
 
+def _dataset(text: str) -> str:
+    """A dataset by name; of a variant, `NAME:VARIANT`, only the name is looked at."""
+    if text.partition(":")[0] not in (known := plugins.names("datasets")):
+        choices = ", ".join(known)
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices})")
+    return text
+
+
 def default_jobs() -> int:
     """Of `--jobs`: the processors this process may use, at most 8."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -200,6 +208,24 @@ _SHARED: dict[str, Callable[[argparse._ArgumentGroup], None]] = {
     "top": _top,
     "memory": _memory,
 }
+
+
+def add_data(group: argparse._ActionsContainer, what: str, *, required: bool = False) -> None:
+    """Add `--data NAME`, for which no dataset is imported.
+
+    Args:
+        group: gets it.
+        what: it is for.
+        required: whether there is no doing without.
+    """
+    names = ", ".join(plugins.names("datasets"))
+    group.add_argument(
+        "--data",
+        type=_dataset,
+        metavar="NAME",
+        help=f"{what}: {names}; NAME:VARIANT where there are several ways to split one",
+        **({"required": True} if required else {}),
+    )
 
 
 def add(group: argparse._ArgumentGroup, *names: str, **helps: str) -> None:

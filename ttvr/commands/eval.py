@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttvr import plugins
 from ttvr.commands import _options
 from ttvr.commands._eval_normalize import (
     add_normalize,
@@ -96,9 +95,7 @@ def _add_truth(group: argparse._ArgumentGroup) -> None:
     source.add_argument(
         "--gt", metavar="FILE", help="lines of `caption<TAB>video id`, UTF-8; - is stdin"
     )
-    source.add_argument(
-        "--data", choices=plugins.names("datasets"), help="a dataset whose captions are asked"
-    )
+    _options.add_data(source, "a dataset whose captions are asked")
     group.add_argument("--split", metavar="NAME", help="of --data; by default test")
     group.add_argument("--root", metavar="DIR", help="folder --data lies in, if it has files")
     group.add_argument(

@@ -69,7 +69,9 @@ def _inputs(args: argparse.Namespace) -> Inputs:
     if args.data is None:
         return extract.find_inputs(args.paths, listed=_listed(args), root=args.root)
     split = args.split or SPLIT
-    return extract.dataset_inputs(args.data, split, root=args.root, limit=args.limit)
+    return extract.dataset_inputs(
+        args.data, split, root=args.root, limit=args.limit, missing=args.missing
+    )
 
 
 def _extract(args: argparse.Namespace, inputs: Inputs) -> int:
@@ -171,10 +173,11 @@ def _report(
         again = problem.kept and problem.status == "failed"
         hint = " (from an earlier run; --retry-failed tries it again)" if again else ""
         print(f"{problem.path}: {problem.status}: {problem.reason}{hint}", file=sys.stderr)
-    _list_unnamed(inputs)
+    _list_left_out(inputs)
     counts = summary.meta["counts"]
     others = [(summary.kept, "kept"), (dropped, "dropped: no longer among the inputs")]
     others.append((len(inputs.unnamed), "left out: names that cannot be ids"))
+    others.append((len(inputs.absent), "missing"))
     log.info(
         "%d videos in %s (%d ok, %d partial, %d failed)%s, %.1f s",
         *(summary.meta["count"], args.out, *counts.values()),
@@ -190,6 +193,7 @@ def _report(
             "dropped": dropped,
             "skipped": inputs.skipped,
             "unnamed": [str(path) for path, _ in inputs.unnamed],
+            "missing": list(inputs.absent),
             "seconds": round(seconds, 3),
             "problems": [problem._asdict() for problem in summary.problems],
         }
@@ -199,7 +203,7 @@ def _report(
     if not summary.meta["count"]:
         print("ttvr-extract: no input gave features", file=sys.stderr)
         return FAILED
-    if summary.problems or inputs.unnamed:
+    if summary.problems or inputs.unnamed or inputs.absent:
         return FAILED if args.strict else PARTIAL
     return DONE
 
@@ -221,7 +225,7 @@ def _list(args: argparse.Namespace, inputs: Inputs) -> int:
         redo = status is None or (status == "failed" and args.retry_failed)
         rows.append(_row("make" if redo else "keep", source))
     rows += [_row("drop", source) for source in dropped]
-    _list_unnamed(inputs)
+    _list_left_out(inputs)
     if args.json:
         unnamed = [str(path) for path, _ in inputs.unnamed]
         facts = {"out": args.out, "items": rows, "unnamed": unnamed}
@@ -241,7 +245,9 @@ def _row(action: str, source: Source) -> dict[str, str]:
     return {"action": action, "id": source.id, "path": str(Path(source.root, source.path))}
 
 
-def _list_unnamed(inputs: Inputs) -> None:
+def _list_left_out(inputs: Inputs) -> None:
+    for clip, reason in inputs.absent.items():
+        print(f"{clip}: missing: {reason}", file=sys.stderr)
     for path, reason in inputs.unnamed:
         # Quoted: a name may hold a line break, or bytes that no terminal shows.
         failure = f"failed: its name cannot be an id ({reason}); rename it"

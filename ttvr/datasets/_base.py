@@ -17,9 +17,26 @@ from ttvr.records import Clip, Split, Twin
 class Dataset:
     """Clips with captions, in splits, and the pixels of a clip."""
 
-    splits: ClassVar[tuple[str, ...]] = ()
+    splits: tuple[str, ...] = ()
     needs_root: ClassVar[bool] = True
     """Whether there are files that `root` has to name; if not, clips are drawn by `frames`."""
+    variants: tuple[str, ...] = ()
+    """Other ways to split the same videos, as `NAME:VARIANT`; the first is meant without one."""
+
+    @property
+    def name(self) -> str:
+        """As `--data` takes it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def variant(self, name: str) -> Dataset:
+        """The same dataset split another way.
+
+        Raises:
+            UsageError: there is no such variant.
+        """
+        stem = self.name.partition(":")[0]
+        have = f"there are: {', '.join(self.variants)}" if self.variants else "it has none"
+        raise UsageError(f"dataset {stem} has no variant {name!r}; {have}")
 
     def load(self, root: Path | None, split: str, *, limit: int | None = None) -> Split:
         """The clips and captions of a split.
@@ -99,10 +116,15 @@ class Dataset:
         Raises:
             UsageError: says which splits there are, or to pass --root.
         """
-        name = type(self).__module__.rpartition(".")[2]
+        stem, colon, _ = self.name.partition(":")
         if split not in self.splits:
+            of = f" (of {self.name})" if colon else ""
             raise UsageError(
-                f"dataset {name} has no split {split!r}; there are: {', '.join(self.splits)}"
+                f"dataset {stem} has no split {split!r}; there are: {', '.join(self.splits)}{of}"
             )
-        if self.needs_root and root is None:
-            raise UsageError(f"dataset {name} needs its folder: pass --root DIR")
+        if not self.needs_root:
+            return
+        if root is None:
+            raise UsageError(f"dataset {stem} needs its folder: pass --root DIR")
+        if not root.is_dir():
+            raise UsageError(f"{root}: no such folder; --root is where dataset {stem} lies")

@@ -68,10 +68,11 @@ class Synthetic(Dataset):
             count = TRAIN if limit is None else min(limit, TRAIN)
             clips = _Drawn(count, lambda index: _clip(_id("train", index)))
             captions = _Drawn(count, lambda index: caption_of(_id("train", index)))
-            return Split("synthetic/train", clips, captions, range(count))
+            return Split("synthetic/train", clips, captions, range(count), counts="ok")
         ids = list(itertools.islice(_twins() if split == "twins" else _gallery(split), limit))
         captions = tuple(map(caption_of, ids))
-        return Split(f"synthetic/{split}", tuple(map(_clip, ids)), captions, tuple(range(len(ids))))
+        clips, owner = tuple(map(_clip, ids)), tuple(range(len(ids)))
+        return Split(f"synthetic/{split}", clips, captions, owner, counts="ok")
 
     def frames(
         self,

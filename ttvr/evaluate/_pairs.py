@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ttvr import plugins
+from ttvr import datasets
 from ttvr.errors import IncompatibleError, TtvrError, not_utf8
 from ttvr.records import Split, Twin
 from ttvr.store import Features, attempts
@@ -110,7 +110,7 @@ def dataset_pairs(dataset: str, split: str, *, root: Path | None = None) -> Pair
     """The ground truth of a dataset's split.
 
     Args:
-        dataset: a name of the family `datasets`.
+        dataset: as `datasets.load` takes it.
         split: one of its splits.
         root: the folder the dataset lies in, where it needs one.
 
@@ -118,7 +118,7 @@ def dataset_pairs(dataset: str, split: str, *, root: Path | None = None) -> Pair
         UsageError: no such dataset or split, or no root where one is needed.
         TtvrError: files of the dataset are missing or damaged.
     """
-    source = plugins.load("datasets", dataset)
+    source = datasets.load(dataset)
     found = source.load(root, split)
     return Pairs.of(found, {clip.id: twin for clip in found.clips if (twin := source.twin(clip))})
 

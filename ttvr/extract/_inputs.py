@@ -8,9 +8,10 @@ import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from ttvr import plugins, video
+from ttvr import datasets, video
 from ttvr.datasets._base import Dataset
 from ttvr.errors import UsageError
 from ttvr.records import Clip
@@ -42,6 +43,7 @@ class Inputs(NamedTuple):
             no line in the journal either, which knows inputs by their ids.
         read: what gives the frames of an input.
         data: the dataset and the split that they are, for `meta.json`; None where they are files.
+        absent: clips of the split left out since their videos are not there, each with the reason.
         has_files: whether there are files; if not, `read` draws the clips.
     """
 
@@ -51,6 +53,7 @@ class Inputs(NamedTuple):
     read: Read = read_file
     data: Mapping[str, str] | None = None
     has_files: bool = True
+    absent: Mapping[str, str] = MappingProxyType({})
 
 
 def find_inputs(
@@ -104,27 +107,38 @@ def find_inputs(
 
 
 def dataset_inputs(
-    name: str, split: str, *, root: str | Path | None = None, limit: int | None = None
+    name: str,
+    split: str,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    missing: str = "error",
 ) -> Inputs:
     """The clips of a dataset's split, under the ids that the dataset gives them.
 
     Args:
-        name: of the family `datasets`.
+        name: as `datasets.load` takes it.
         split: one of its splits.
         root: the folder the dataset lies in, where it needs one.
         limit: only the first so many clips.
+        missing: what becomes of clips whose video is not there: "error", or "skip" leaves them out.
 
     Raises:
         UsageError, TtvrError: as `Dataset.load`.
+        TtvrError: videos are missing, or with "skip" all of them.
     """
-    dataset = plugins.load("datasets", name)
+    dataset = datasets.load(name)
     found = dataset.load(None if root is None else Path(root), split, limit=limit)
-    if dataset.needs_root:
-        items = [_of_file(clip, Path(root).resolve()) for clip in found.clips]
-    else:
+    data = {"dataset": dataset.name, "split": split}
+    if not dataset.needs_root:
         items = [_drawn(clip, found.name) for clip in found.clips]
-    data = {"dataset": name, "split": split}
-    return Inputs(items, read=dataset.frames, data=data, has_files=dataset.needs_root)
+        return Inputs(items, read=dataset.frames, data=data, has_files=False)
+    covered = datasets.coverage(found)
+    if missing != "skip" or not covered.split.clips:
+        hint = "or pass --missing skip to leave them out" if covered.split.clips else ""
+        datasets.require_all(covered, hint=hint)
+    items = [_of_file(clip, Path(root).resolve()) for clip in covered.split.clips]
+    return Inputs(items, read=dataset.frames, data=data, absent=covered.missing)
 
 
 def _of_file(clip: Clip, root: Path) -> Input:
