@@ -15,7 +15,19 @@ def put(path, content):
     path.write_text(text, encoding="utf-8")
 
 
-_WRITERS = {}
+def _msrvtt(root):
+    sentences = [{"video_id": v, "caption": c} for v, said in SAID.items() for c in said]
+    videos = [{"video_id": v, "split": "test"} for v in SAID]
+    put(root / "MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+    put(root / "MSRVTT_train.9k.csv", "video_id\n" + "\n".join(SAID) + "\n")
+    rows = "".join(f"r{at},m{at},{v},{said[0]}\n" for at, (v, said) in enumerate(SAID.items()))
+    put(root / "MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\n" + rows)
+    return {"train": CLEAN, "test": {video: said[:1] for video, said in CLEAN.items()}}
+
+
+_WRITERS = {
+    "msrvtt": _msrvtt,
+}
 
 
 def write(name, root):

@@ -1,0 +1,193 @@
+"""Datasets of annotation files: one contract for all, and what is wrong with files is told."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import toy_datasets
+
+from ttvr import datasets, plugins
+from ttvr.datasets._annotated import Annotated, Counts, Entry
+from ttvr.errors import IncompatibleError, TtvrError, UsageError
+from ttvr.evaluate import dataset_pairs
+
+NAMES = [name for name in plugins.names("datasets") if plugins.load("datasets", name).needs_root]
+
+
+@pytest.fixture(autouse=True)
+def any_counts(monkeypatch):
+    """Toys have other numbers than what was published."""
+    monkeypatch.setattr(Annotated, "_count", lambda *_: "unchecked")
+
+
+def captions_of(split):
+    made = {clip.id: () for clip in split.clips}
+    for caption, owner in zip(split.captions, split.owner, strict=True):
+        made[split.clips[owner].id] += (caption,)
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_annotations_in_the_published_form(name, tmp_path):
+    expected = toy_datasets.write(name, tmp_path / "deep" / "annotations")
+    made = datasets.load(name)
+    assert set(expected) == set(made.splits)
+    for split, said in expected.items():
+        found = made.load(tmp_path, split)
+        assert (found.name, found.root) == (f"{made.name}/{split}", tmp_path)
+        assert captions_of(found) == said
+        assert list(captions_of(found)) == list(said)
+        assert all(clip.path.is_relative_to(tmp_path) for clip in found.clips)
+        few = made.load(tmp_path, split, limit=2)
+        assert (few.clips, few.captions) == (found.clips[:2], found.captions[: len(few.captions)])
+        assert set(few.owner) == {0, 1}
+        assert dataset_pairs(name, split, root=tmp_path).captions == found.captions
+    (tmp_path / "videos").mkdir()
+    for video in ("alpha.mov", "v_beta.webm"):
+        (tmp_path / "videos" / video).touch()
+    covered = datasets.coverage(made.load(tmp_path, made.splits[-1]))
+    assert len(covered.split.clips) + len(covered.missing) == covered.expected == 3
+    assert covered.split.clips[0].path.name == "alpha.mov"
+    assert len(covered.missing) == (1 if name == "activitynet" else 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file_is_named(name, tmp_path):
+    toy_datasets.write(name, tmp_path)
+    made = datasets.load(name)
+    for path in tmp_path.iterdir():
+        path.rename(path.with_name(f".{path.name}"))  # hidden
+    for split in made.splits:
+        with pytest.raises(TtvrError, match=rf"{tmp_path}: no .*\.(json|csv|txt|tsv)") as caught:
+            made.load(tmp_path, split)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="no such folder; --root"):
+        made.load(tmp_path / "nowhere", made.splits[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["latin-1", "utf-16", "torn"])
+def test_other_encodings_and_torn_files_are_told(name, kind, tmp_path):
+    """One line that names the file; a byte order mark does not matter."""
+    toy_datasets.write(name, tmp_path)
+    made, split = datasets.load(name), datasets.load(name).splits[-1]
+    expected = captions_of(made.load(tmp_path, split))
+    texts = {path: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8-sig")
+    assert captions_of(made.load(tmp_path, split)) == expected
+    for path, text in texts.items():
+        if kind == "torn":
+            path.write_text("[{\n" + text[:-9], encoding="utf-8")
+        else:
+            path.write_bytes((text + "\u00e9").encode(kind))
+    with pytest.raises(TtvrError, match=str(tmp_path)) as caught:
+        made.load(tmp_path, split)
+    assert "\n" not in str(caught.value)
+    if kind != "torn":
+        assert ("LATIN1" if kind == "latin-1" else "UTF-16") in str(caught.value)
+
+
+def test_variants_are_named_and_said(caplog):
+    with caplog.at_level(logging.INFO, logger="ttvr"):
+        assert datasets.load("msrvtt").name == "msrvtt:9k"
+    assert "msrvtt means msrvtt:9k" in caplog.text
+    assert datasets.load("msrvtt:7k").splits == ("train", "test")
+    assert datasets.load("msrvtt:full").splits == ("train", "val", "test")
+    for wrong, message in (
+        ("msrvtt:8k", "no variant '8k'; there are: 9k, 7k, full"),
+        ("synthetic:1k", "synthetic has no variant '1k'; it has none"),
+        ("msr", "there are: "),
+    ):
+        with pytest.raises(UsageError, match=message):
+            datasets.load(wrong)
+
+
+def test_counts_are_compared(tmp_path, monkeypatch, caplog):
+    monkeypatch.undo()
+
+    class Some(Annotated):
+        splits = ("train", "val", "test")
+        counts = {"train": Counts(2, 3), "val": Counts(2)}  # noqa: RUF012
+        said = (("a", ("x", "y")), ("b", ("z",)))
+
+        def entries(self, root, split):
+            return [Entry(*pair) for pair in self.said]
+
+    made = Some()
+    assert [made.load(tmp_path, split).counts for split in ("train", "val")] == ["ok", "ok"]
+    assert made.load(tmp_path, "train", limit=1).counts == "ok"
+    with caplog.at_level(logging.INFO, logger="ttvr"):
+        assert made.load(tmp_path, "test").counts == "unchecked"
+    assert "2 videos, unchecked" in caplog.text
+    made.said = (("a", ("x", "y")), ("b", ("z", "w")))
+    with pytest.raises(IncompatibleError, match="4 captions, published are 3"):
+        made.load(tmp_path, "train")
+    made.said = made.said[:1]
+    with pytest.raises(IncompatibleError, match="1 videos, published are 2"):
+        made.load(tmp_path, "val", limit=1)
+
+
+FAULTS = {
+    "twice": ([("a", ("x",)), ("a", ("y",))], "'?a'? is there twice"),
+    "twice to Unicode": ([("\u00e9", ("x",)), ("e\u0301", ("y",))], "is there twice"),
+    "no captions": ([("a", ())], "empty caption"),
+    "blank caption": ([("a", ("x", " \n"))], "empty caption"),
+    "no id": ([("", ("x",))], "id that is empty"),
+    "line break": ([("a\nb", ("x",))], "control characters"),
+    "half a character": ([("a", ("\ud83d",))], "half a character"),
+    "half in an id": ([("\ud83d", ("x",))], "half a character"),
+    "outside": ([("../a", ("x",))], "no path below"),
+    "elsewhere": ([("a", ("x",), "/etc/a")], "no path below"),
+}
+
+
+@pytest.mark.parametrize(("said", "message"), FAULTS.values(), ids=FAULTS)
+def test_videos_that_cannot_be(said, message, tmp_path):
+    class Some(Annotated):
+        splits = ("test",)
+
+        def entries(self, root, split):
+            return [Entry(*facts) for facts in said]
+
+    with pytest.raises(IncompatibleError, match=message) as caught:
+        Some().load(tmp_path, "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_files_of_one_name_are_not_chosen_from(tmp_path):
+    for folder in ("one", "two"):
+        toy_datasets.write("msrvtt", tmp_path / folder)
+    with pytest.raises(UsageError, match=r"one/MSRVTT_JSF.* and .*two/.*: which is it"):
+        datasets.load("msrvtt").load(tmp_path, "test")
+    toy_datasets.write("msrvtt", tmp_path)  # higher, so it is this
+    assert len(datasets.load("msrvtt").load(tmp_path, "test").clips) == 3
+
+
+WRONG = {
+    "msrvtt:9k": (
+        ("train", "MSRVTT_train.9k.csv", "video_id\nalpha\nalpha\n", "alpha is there twice"),
+        ("train", "MSRVTT_train.9k.csv", "video_id\ndelta\n", "no sentences of delta"),
+        ("train", "MSRVTT_train.9k.csv", "video_id\n", "lists nothing"),
+        ("train", "MSRVTT_data.json", {"videos": []}, "no list of 'sentences'"),
+        ("train", "MSRVTT_data.json", {"sentences": [{"caption": "x"}]}, "without video_id"),
+        ("test", "MSRVTT_JSFUSION_test.csv", "key,video_id\n", "no column sentence"),
+        ("test", "MSRVTT_JSFUSION_test.csv", "video_id,sentence\na\n", "line 2 is short"),
+    ),
+    "msrvtt:full": (
+        ("val", "MSRVTT_data.json", {"sentences": [], "videos": [{}]}, "without video_id or split"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_annotations_that_are_wrong(name, tmp_path):
+    for number, (split, file, content, message) in enumerate(WRONG[name]):
+        root = tmp_path / str(number)
+        toy_datasets.write(name.partition(":")[0], root)
+        toy_datasets.put(root / file, content)
+        with pytest.raises(IncompatibleError, match=message) as caught:
+            datasets.load(name).load(root, split)
+        assert "\n" not in str(caught.value)
+        assert str(root) in str(caught.value)
