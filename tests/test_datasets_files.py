@@ -97,7 +97,7 @@ def test_variants_are_named_and_said(caplog):
     assert datasets.load("msrvtt:full").splits == ("train", "val", "test")
     for wrong, message in (
         ("msrvtt:8k", "no variant '8k'; there are: 9k, 7k, full"),
-        ("synthetic:1k", "synthetic has no variant '1k'; it has none"),
+        ("msvd:1k", "msvd has no variant '1k'; it has none"),
         ("msr", "there are: "),
     ):
         with pytest.raises(UsageError, match=message):
@@ -177,6 +177,13 @@ WRONG = {
     ),
     "msrvtt:full": (
         ("val", "MSRVTT_data.json", {"sentences": [], "videos": [{}]}, "without video_id or split"),
+    ),
+    "msvd": (
+        ("val", "val_list.txt", "alpha\ndelta\n", "no captions of delta, which .*val_list"),
+        ("val", "captions_msvd.json", '{"alpha": [], "alpha": []}', "alpha is there twice"),
+        ("val", "captions_msvd.json", {"alpha": "x"}, "captions of alpha are no list"),
+        ("val", "captions_msvd.json", {"alpha": [["a", 3]]}, "int where a text is due"),
+        ("val", "captions_msvd.json", [], "one JSON object"),
     ),
 }
 

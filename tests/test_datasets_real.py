@@ -30,6 +30,9 @@ SIZES = {
     "msrvtt:full/train": (6_513, 130_260, "ok"),
     "msrvtt:full/val": (497, 9_940, "ok"),
     "msrvtt:full/test": (2_990, 59_800, "ok"),
+    "msvd/train": (1_200, 48_774, "ok"),
+    "msvd/val": (100, 4_290, "ok"),
+    "msvd/test": (670, 27_763, "ok"),
 }
 """Videos, captions, and whether there is a published number to compare with."""
 

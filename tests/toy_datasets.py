@@ -25,8 +25,16 @@ def _msrvtt(root):
     return {"train": CLEAN, "test": {video: said[:1] for video, said in CLEAN.items()}}
 
 
+def _msvd(root):
+    put(root / "captions_msvd.json", SAID)
+    for split in ("train", "val", "test"):
+        put(root / f"{split}_list.txt", "\n".join(SAID))
+    return dict.fromkeys(("train", "val", "test"), CLEAN)
+
+
 _WRITERS = {
     "msrvtt": _msrvtt,
+    "msvd": _msvd,
 }
 
 
