@@ -185,6 +185,10 @@ WRONG = {
         ("val", "captions_msvd.json", {"alpha": [["a", 3]]}, "int where a text is due"),
         ("val", "captions_msvd.json", [], "one JSON object"),
     ),
+    "lsmdc": (
+        ("test", "LSMDC16_challenge_1000_publictect.csv", "a\tb\n", "line 1 has 2 columns, not 6"),
+        ("val", "LSMDC16_annos_val.csv", "a\t0\t1\t0\t1\tx\n" * 2, "line 2 is there twice"),
+    ),
 }
 
 

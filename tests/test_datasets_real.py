@@ -33,8 +33,14 @@ SIZES = {
     "msvd/train": (1_200, 48_774, "ok"),
     "msvd/val": (100, 4_290, "ok"),
     "msvd/test": (670, 27_763, "ok"),
+    "lsmdc/test": (1_000, 1_000, "ok"),
 }
 """Videos, captions, and whether there is a published number to compare with."""
+LACKS = {
+    "lsmdc/train": "LSMDC16_annos_training.csv",
+    "lsmdc/val": "LSMDC16_annos_val.csv",
+}
+"""What the authors give on request alone."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,12 @@ def test_published_splits(load, name):
     assert list(made.owner) == sorted(made.owner)
 
 
+@pytest.mark.parametrize("name", LACKS)
+def test_what_is_not_there_is_named(load, name):
+    with pytest.raises(TtvrError, match=LACKS[name]):
+        load(name)
+
+
 def test_msrvtt_is_split_as_published(load):
     ids = {name: {clip.id for clip in load(name).clips} for name in SIZES if "msrvtt" in name}
     assert ids["msrvtt:7k/train"] == ids["msrvtt:full/train"] | ids["msrvtt:full/val"]
@@ -81,6 +93,13 @@ def test_msrvtt_is_split_as_published(load):
     assert test.clips[0].id == "video9770"
     assert test.captions[0] == "a person is connecting something to system"
     assert len(set(test.captions)) == 995
+
+
+def test_lsmdc_has_the_published_sentences(load):
+    made = load("lsmdc/test")
+    assert made.clips[0].id == "3086_UGLY_TRUTH_00.23.23.000-00.23.28.886"
+    assert made.captions[0] == "SOMEONE stands below, hands on her hips."
+    assert len(set(made.captions)) == 995
 
 
 @pytest.fixture(scope="module")

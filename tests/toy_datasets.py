@@ -32,9 +32,17 @@ def _msvd(root):
     return dict.fromkeys(("train", "val", "test"), CLEAN)
 
 
+def _lsmdc(root):
+    rows = [f"{v}\t0\t1\t0\t1\t{caption}\n" for v, said in SAID.items() for caption in said]
+    for name in ("annos_training", "annos_val", "challenge_1000_publictect"):
+        put(root / f"LSMDC16_{name}.csv", "".join(rows))
+    return dict.fromkeys(("train", "val", "test"), CLEAN)
+
+
 _WRITERS = {
     "msrvtt": _msrvtt,
     "msvd": _msvd,
+    "lsmdc": _lsmdc,
 }
 
 
