@@ -189,6 +189,12 @@ WRONG = {
         ("test", "LSMDC16_challenge_1000_publictect.csv", "a\tb\n", "line 1 has 2 columns, not 6"),
         ("val", "LSMDC16_annos_val.csv", "a\t0\t1\t0\t1\tx\n" * 2, "line 2 is there twice"),
     ),
+    "activitynet": (
+        ("val1", "val_1.json", {"v_a": {"duration": 3}}, "no list of sentences of v_a"),
+        ("val1", "val_1.json", '{"v_a": {"sentences": ["x"], "duration": NaN}}', "no duration"),
+        ("val1", "val_1.json", '{"v_a": {}, "v_a": {}}', "v_a is there twice"),
+        ("val1", "val_1.json", "[" * 100_000, "damaged JSON"),
+    ),
 }
 
 

@@ -34,6 +34,8 @@ SIZES = {
     "msvd/val": (100, 4_290, "ok"),
     "msvd/test": (670, 27_763, "ok"),
     "lsmdc/test": (1_000, 1_000, "ok"),
+    "activitynet/train": (10_009, 10_009, "ok"),
+    "activitynet/val1": (4_917, 4_917, "ok"),
 }
 """Videos, captions, and whether there is a published number to compare with."""
 LACKS = {
@@ -100,6 +102,13 @@ def test_lsmdc_has_the_published_sentences(load):
     assert made.clips[0].id == "3086_UGLY_TRUTH_00.23.23.000-00.23.28.886"
     assert made.captions[0] == "SOMEONE stands below, hands on her hips."
     assert len(set(made.captions)) == 995
+
+
+def test_paragraphs_are_of_whole_videos(load):
+    made = load("activitynet/val1")
+    assert made.clips[0].id == "v_uqiMw7tQ1Cc"
+    assert (made.clips[0].start, made.clips[0].end) == (0.0, 56.0)
+    assert made.captions[0].startswith("A weight lifting tutorial is given. The coach helps")
 
 
 @pytest.fixture(scope="module")

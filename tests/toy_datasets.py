@@ -39,10 +39,19 @@ def _lsmdc(root):
     return dict.fromkeys(("train", "val", "test"), CLEAN)
 
 
+def _activitynet(root):
+    facts = {f"v_{v}": {"duration": 2.5, "sentences": list(said)} for v, said in SAID.items()}
+    put(root / "train.json", facts)
+    put(root / "val_1.json", facts)
+    joined = {f"v_{video}": (" ".join(said),) for video, said in CLEAN.items()}
+    return {"train": joined, "val1": joined}
+
+
 _WRITERS = {
     "msrvtt": _msrvtt,
     "msvd": _msvd,
     "lsmdc": _lsmdc,
+    "activitynet": _activitynet,
 }
 
 
