@@ -98,7 +98,7 @@ def test_variants_are_named_and_said(caplog):
     for wrong, message in (
         ("msrvtt:8k", "no variant '8k'; there are: 9k, 7k, full"),
         ("msvd:1k", "msvd has no variant '1k'; it has none"),
-        ("msr", "there are: "),
+        ("msr", "there are: activitynet, didemo"),
     ):
         with pytest.raises(UsageError, match=message):
             datasets.load(wrong)
@@ -195,6 +195,10 @@ WRONG = {
         ("val1", "val_1.json", '{"v_a": {}, "v_a": {}}', "v_a is there twice"),
         ("val1", "val_1.json", "[" * 100_000, "damaged JSON"),
     ),
+    "didemo": (
+        ("val", "val_data.json", [{"video": "a.mov"}], "without video or description"),
+        ("val", "val_list.txt", "alpha\ndelta.mov\n", "no descriptions of delta.mov"),
+    ),
 }
 
 
@@ -208,3 +212,18 @@ def test_annotations_that_are_wrong(name, tmp_path):
             datasets.load(name).load(root, split)
         assert "\n" not in str(caught.value)
         assert str(root) in str(caught.value)
+
+
+def test_didemo_names_by_list_and_by_suffix(tmp_path):
+    """Of a name as published the descriptions under it; else of all suffixes."""
+    moments = [("a.mov", "one"), ("a.mp4", "two"), ("a.mov", "three"), ("b.", "four")]
+    content = [{"video": video, "description": said} for video, said in moments]
+    toy_datasets.put(tmp_path / "test_data.json", content)
+    made = datasets.load("didemo")
+    found = made.load(tmp_path, "test")
+    assert captions_of(found) == {"a": ("one three two",), "b": ("four",)}
+    assert {(clip.start, clip.end) for clip in found.clips} == {(0.0, 31.0)}
+    toy_datasets.put(tmp_path / "test_list.txt", "b\na.mov\n")
+    assert captions_of(made.load(tmp_path, "test")) == {"b": ("four",), "a": ("one three",)}
+    toy_datasets.put(tmp_path / "test_list.txt", "a\n")
+    assert captions_of(made.load(tmp_path, "test")) == {"a": ("one three two",)}

@@ -36,11 +36,14 @@ SIZES = {
     "lsmdc/test": (1_000, 1_000, "ok"),
     "activitynet/train": (10_009, 10_009, "ok"),
     "activitynet/val1": (4_917, 4_917, "ok"),
+    "didemo/val": (1_065, 1_065, "unchecked"),
+    "didemo/test": (1_004, 1_004, "unchecked"),
 }
 """Videos, captions, and whether there is a published number to compare with."""
 LACKS = {
     "lsmdc/train": "LSMDC16_annos_training.csv",
     "lsmdc/val": "LSMDC16_annos_val.csv",
+    "didemo/train": "train_data.json",
 }
 """What the authors give on request alone."""
 
@@ -109,6 +112,27 @@ def test_paragraphs_are_of_whole_videos(load):
     assert made.clips[0].id == "v_uqiMw7tQ1Cc"
     assert (made.clips[0].start, made.clips[0].end) == (0.0, 56.0)
     assert made.captions[0].startswith("A weight lifting tutorial is given. The coach helps")
+
+
+def test_didemo_says_what_others_made_of_it(load, annotations):
+    """Another project's paragraphs: those of a video under one suffix are the same as ours."""
+    for split in ("val", "test"):
+        ours = dict(
+            zip(
+                (clip.id for clip in load(f"didemo/{split}").clips),
+                load(f"didemo/{split}").captions,
+                strict=True,
+            )
+        )
+        path = annotations / "didemo" / f"didemo_{split}_label.csv"
+        theirs = {
+            video.rpartition("/")[2].rpartition(".")[0]: " ".join(text.split())
+            for video, text in _files.table(path, "video_path", "text")
+        }
+        assert set(theirs) <= set(ours)
+        differ = [video for video, text in theirs.items() if ours[video] != text]
+        assert len(differ) == {"val": 29, "test": 33}[split]
+        assert all(set(theirs[one].split()) <= set(ours[one].split()) for one in differ)
 
 
 @pytest.fixture(scope="module")

@@ -47,11 +47,20 @@ def _activitynet(root):
     return {"train": joined, "val1": joined}
 
 
+def _didemo(root):
+    moments = [{"video": f"{v}.mov", "description": c} for v, said in SAID.items() for c in said]
+    for split in ("train", "val", "test"):
+        put(root / f"{split}_data.json", moments)
+    joined = {video: (" ".join(said),) for video, said in CLEAN.items()}
+    return dict.fromkeys(("train", "val", "test"), joined)
+
+
 _WRITERS = {
     "msrvtt": _msrvtt,
     "msvd": _msvd,
     "lsmdc": _lsmdc,
     "activitynet": _activitynet,
+    "didemo": _didemo,
 }
 
 
