@@ -199,6 +199,14 @@ WRONG = {
         ("val", "val_data.json", [{"video": "a.mov"}], "without video or description"),
         ("val", "val_list.txt", "alpha\ndelta.mov\n", "no descriptions of delta.mov"),
     ),
+    "vatex": (
+        ("val", "vatex_validation_v1.0.json", [{"videoID": "a"}], "without videoID or enCap"),
+        ("test", "test_list.txt", "alpha\ndelta\n", "delta is not in .*validation"),
+        (
+            *("train", "vatex_training_v1.0.json"),
+            *([{"videoID": "a", "enCap": ["x"]}] * 2, "a is there twice"),
+        ),
+    ),
 }
 
 
@@ -227,3 +235,11 @@ def test_didemo_names_by_list_and_by_suffix(tmp_path):
     assert captions_of(made.load(tmp_path, "test")) == {"b": ("four",), "a": ("one three",)}
     toy_datasets.put(tmp_path / "test_list.txt", "a\n")
     assert captions_of(made.load(tmp_path, "test")) == {"a": ("one three two",)}
+
+
+def test_vatex_by_halves_of_the_validation_split(tmp_path):
+    toy_datasets.write("vatex", tmp_path)
+    toy_datasets.put(tmp_path / "vatex_public_test_english_v1.1.json", [])
+    toy_datasets.put(tmp_path / "test_list.txt", "gamma\n")
+    found = datasets.load("vatex").load(tmp_path, "test")
+    assert captions_of(found) == {"gamma": toy_datasets.CLEAN["gamma"]}

@@ -55,12 +55,20 @@ def _didemo(root):
     return dict.fromkeys(("train", "val", "test"), joined)
 
 
+def _vatex(root):
+    videos = [{"videoID": v, "enCap": list(said), "chCap": ["..."]} for v, said in SAID.items()]
+    for name in ("training_v1.0", "validation_v1.0", "public_test_english_v1.1"):
+        put(root / f"vatex_{name}.json", videos)
+    return dict.fromkeys(("train", "val", "test"), CLEAN)
+
+
 _WRITERS = {
     "msrvtt": _msrvtt,
     "msvd": _msvd,
     "lsmdc": _lsmdc,
     "activitynet": _activitynet,
     "didemo": _didemo,
+    "vatex": _vatex,
 }
 
 
