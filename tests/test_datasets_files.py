@@ -207,6 +207,13 @@ WRONG = {
             *([{"videoID": "a", "enCap": ["x"]}] * 2, "a is there twice"),
         ),
     ),
+    "folder": (
+        ("test", "captions.tsv", "a\n", ":1: expected video<TAB>caption"),
+        ("test", "captions.tsv", "a\tx\n\nb\ty\tdev\n", ":3: the split 'dev' is none of train"),
+        ("test", "captions.tsv", "a\tx\ttrain\n", "nothing of the split test"),
+        ("test", "captions.tsv", "a.mp4\tx\na.mov\ty\n", ":2: a was another video"),
+        ("test", "captions.tsv", "a\t \n", "empty caption"),
+    ),
 }
 
 
@@ -220,6 +227,38 @@ def test_annotations_that_are_wrong(name, tmp_path):
             datasets.load(name).load(root, split)
         assert "\n" not in str(caught.value)
         assert str(root) in str(caught.value)
+
+
+def test_a_folder_of_ones_own_by_json_lines(tmp_path):
+    lines = (
+        '{"video": "a/b.mp4", "captions": ["one", "two"], "split": "train"}',
+        '{"video": "c", "caption": "first half", "id": "c-1", "end": 2}',
+        '{"video": "c", "caption": "second half", "id": "c-2", "start": 2}',
+        '{"video": "c", "caption": "then", "id": "c-2", "start": 2}',
+    )
+    toy_datasets.put(tmp_path / "captions.jsonl", "\n".join(lines))
+    made = datasets.load("folder")
+    assert captions_of(made.load(tmp_path, "train")) == {"a/b": ("one", "two")}
+    found = made.load(tmp_path, "test")
+    assert captions_of(found) == {"c-1": ("first half",), "c-2": ("second half", "then")}
+    assert [(clip.start, clip.end) for clip in found.clips] == [(0, 2), (2, None)]
+    assert {clip.path for clip in found.clips} == {tmp_path / "c"}
+    for wrong, message in (
+        ("[]", "expected an object of video"),
+        ('{"video": "a", "text": "x"}', "found .'text'"),
+        ('{"video": "a"}', "either a caption or a list"),
+        ('{"video": "a", "caption": "x", "captions": ["y"]}', "either a caption or a list"),
+        ('{"caption": "x"}', "no video"),
+        ('{"video": "a", "caption": "x", "start": 3, "end": 3}', "ends at 3 s"),
+        ('{"video": "a", "caption": "x", "start": true}', "start is no number"),
+        ('{"video": "a", "caption": "x", "id": 3}', "an id that is no text"),
+        ('{"video": "../a", "caption": "x"}', "no path below"),
+        ("{", "Expecting"),
+        ('{"video": ' + "[" * 100_000, "too deep"),
+    ):
+        toy_datasets.put(tmp_path / "captions.jsonl", wrong)
+        with pytest.raises(IncompatibleError, match=message):
+            made.load(tmp_path, "test")
 
 
 def test_didemo_names_by_list_and_by_suffix(tmp_path):

@@ -62,6 +62,19 @@ def _vatex(root):
     return dict.fromkeys(("train", "val", "test"), CLEAN)
 
 
+def _folder(root):
+    put(
+        root / "captions.tsv",
+        "".join(
+            f"{video}.mp4\t{caption}\t{split}\n"
+            for split in ("train", "val", "test")
+            for video, said in SAID.items()
+            for caption in said
+        ),
+    )
+    return dict.fromkeys(("train", "val", "test"), CLEAN)
+
+
 _WRITERS = {
     "msrvtt": _msrvtt,
     "msvd": _msvd,
@@ -69,6 +82,7 @@ _WRITERS = {
     "activitynet": _activitynet,
     "didemo": _didemo,
     "vatex": _vatex,
+    "folder": _folder,
 }
 
 
