@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttvr.commands import _options
+from ttvr.commands._data_check import add_check
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, execute, parser
 from ttvr.commands._target import new_folder
@@ -36,14 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = parser(
         "data",
-        summary="Prepare datasets.",
+        summary="Check and prepare datasets.",
         examples=(
+            "ttvr-data check --data msrvtt:9k --root MSRVTT/",
             "ttvr-data synth -o synth/",
             "ttvr-data synth -o few/ --limit 60 --format images",
         ),
         resumes=True,
     )
     verbs = Verbs(made)
+    add_check(verbs)
     summary = (
         "draw the synthetic clips to files, with gt.tsv for `ttvr-eval --gt` and captions.txt for "
         "`ttvr-rank`; finished files are kept. stdout: the folder"
