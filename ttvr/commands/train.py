@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttvr import plugins
 from ttvr.commands import _options
 from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
@@ -21,6 +20,7 @@ from ttvr.errors import UsageError
 from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
 
 if TYPE_CHECKING:
+    from ttvr.records import Split
     from ttvr.train import AnyData, Options, Outcome
 
 _SUMMARY = """\
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     made = parser("train", summary=_SUMMARY, examples=_EXAMPLES, resumes=True)
     data = made.add_argument_group("data")
     source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", choices=plugins.names("datasets"), help="dataset to learn from")
+    _options.add_data(source, "dataset to learn from")
     source.add_argument(
         "--features", metavar="FEATS", help="features of videos to learn from: the head alone does"
     )
@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument(
         "--eval-limit", type=_options.positive, metavar="N", help="validate on the first N clips"
+    )
+    data.add_argument(
+        "--val-split",
+        metavar="NAME",
+        help="split to validate on, which best.pt is chosen by (default: val, where there is one)",
     )
     of_features.add(made.add_argument_group("features (with --features)"))
     _add_recipe(made.add_argument_group("recipe (flags change what --recipe says)"))
@@ -197,15 +202,25 @@ def _run(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> tuple[AnyData, int]:
     """The splits of a dataset, and how many of their clips are read at once."""
-    from ttvr import train
+    from ttvr import datasets, train
 
-    dataset, root = plugins.load("datasets", args.data), Path(args.root) if args.root else None
-    data = train.Data(
-        args.data,
-        dataset.read,
-        dataset.load(root, "train", limit=args.limit),
-        dataset.load(root, "val", limit=args.eval_limit),
-    )
+    dataset, root = datasets.load(args.data), Path(args.root) if args.root else None
+    val = args.val_split or ("val" if "val" in dataset.splits else None)
+    if val is None and args.select == "best":
+        splits = ", ".join(dataset.splits)
+        raise UsageError(
+            f"{dataset.name} has no validation split to choose the best model by: pass --select "
+            f"last, or --val-split NAME (it has: {splits}; of a model chosen on what it is tested "
+            "on, say so)"
+        )
+
+    def load(split: str, limit: int | None) -> Split:
+        found = dataset.load(root, split, limit=limit)
+        return datasets.require_all(datasets.coverage(found)) if dataset.needs_root else found
+
+    learned = load("train", args.limit)
+    ranked = None if val is None else load(val, args.eval_limit)
+    data = train.Data(dataset.name, dataset.read, learned, ranked)
     # Drawing is Python, one thread at a time; decoding is in processes of its own.
     return data, args.jobs or (_options.default_jobs() if dataset.needs_root else 1)
 
@@ -267,7 +282,7 @@ def _protocol(
             "coverage": f"coverage {found['videos']}/{len(split.clips)} videos",
             "ties": ties(found),
         }
-    chosen = "best on val" if args.select == "best" else "last"
+    chosen = f"best on {args.val_split or 'val'}" if args.select == "best" else "last"
     return {
         "split": f"split {split.name} sha256:{sha256(split)}",
         **measured,

@@ -28,13 +28,13 @@ class Data(NamedTuple):
         name: of the dataset.
         read: of the dataset: frames of a clip.
         train: captions that are learned.
-        val: captions that are only ranked.
+        val: captions that are only ranked; None: there is no validation.
     """
 
     name: str
     read: Read
     train: Split
-    val: Split
+    val: Split | None
 
     def kept(self) -> Data:
         """The same with the training captions in memory: they are read several times."""
@@ -42,7 +42,7 @@ class Data(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """What a training that goes on has to find again."""
-        parts = {part.name: sha256(part) for part in (self.train, self.val)}
+        parts = {part.name: sha256(part) for part in (self.train, self.val) if part}
         return {"dataset": self.name, **parts}
 
     def check(self, recipe: Recipe) -> None:
@@ -79,8 +79,10 @@ class Data(NamedTuple):
         del name
         return True
 
-    def validate(self, model: Retriever, *, jobs: int) -> dict[str, Any]:
-        """How well the model ranks the validation split; as `validate`."""
+    def validate(self, model: Retriever, *, jobs: int) -> dict[str, Any] | None:
+        """How well the model ranks the validation split, as `validate`; None without one."""
+        if self.val is None:
+            return None
         return validate(model, self.val, self.read, jobs=jobs)
 
 

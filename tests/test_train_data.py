@@ -1,0 +1,78 @@
+"""`ttvr-train` on datasets of files: which split chooses, and that all videos are there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import toy_datasets
+from test_extract import draw
+from tiny_training import write_start
+
+from ttvr.commands.train import main
+
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    made = tmp_path_factory.mktemp("root")
+    for seed, name in enumerate(NAMES):
+        draw(made / "videos" / f"{name}.mp4", seed=seed)
+    splits = ("train",) * 4 + ("test",) * 2
+    pairs = zip((*NAMES, "a", "b"), splits, strict=True)
+    toy_datasets.put(
+        made / "captions.tsv", "".join(f"{name}\tthe {name}\t{split}\n" for name, split in pairs)
+    )
+    return made
+
+
+@pytest.fixture
+def train(root, tmp_path_factory, capsys):
+    start = write_start(tmp_path_factory.mktemp("start"))
+    small = ("-w", start, "-b", 2, "--frames", 2, "--epochs", 1, "--device", "cpu")
+
+    def run(*arguments, data="folder", where=root):
+        code = main([*map(str, ("--data", data, "--root", where, *small, *arguments))])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_split_to_choose_by_has_to_be_named(train, tmp_path):
+    code, _, err = train("-o", tmp_path / "x", data="msrvtt", where=tmp_path)
+    assert code == 2
+    assert "msrvtt:9k has no validation split" in err
+    assert "--select last, or --val-split NAME (it has: train, test;" in err
+    code, _, err = train("-o", tmp_path / "x")
+    assert (code, "nothing of the split val" in err) == (4, True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_split_that_chose_is_told(train, tmp_path):
+    code, out, err = train("-o", tmp_path / "x", "--val-split", "test", "--json")
+    assert code == 0, err
+    protocol = json.loads(out)["protocol"]
+    assert protocol["split"].startswith("split folder/test sha256:")
+    assert protocol["selection"] == "selection best on test, after step 2 of 2"
+
+
+def test_without_validation_the_last_model_is_kept(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("ttvr.datasets.folder.Folder.splits", ("train", "test"))
+    code, out, err = train("-o", tmp_path / "x", "--select", "last")
+    assert code == 0, err
+    assert "split folder/train" in out
+    assert "selection last, after step 2 of 2" in out
+    assert (tmp_path / "x" / "best.pt").exists()
+
+
+def test_all_videos_have_to_be_there(train, root, tmp_path):
+    video = root / "videos" / "c.mp4"
+    video.rename(root / ".c.mp4")
+    try:
+        code, _, err = train("-o", tmp_path / "x", "--val-split", "test")
+    finally:
+        (root / ".c.mp4").rename(video)
+    assert code == 1
+    assert "1 of 4 videos of folder/train are not there below" in err
+    assert not (tmp_path / "x" / "best.pt").exists()
