@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from concurrent.futures import CancelledError
 
 import pytest
 import toy_datasets
@@ -101,6 +103,23 @@ def test_wrong_annotations(check, mine):
     code, _, err = check("--data", "folder", "--root", mine, "--split", "test")
     assert code == 4
     assert "no captions.tsv or captions.jsonl in it" in err
+
+
+def test_an_interruption_kills_the_decoders(check, mine, monkeypatch):
+    begun, stopped = threading.Event(), []
+
+    def frames(self, clip, choose, *, stop, **options):
+        if clip.id == "a":
+            begun.wait(30)
+            raise KeyboardInterrupt
+        begun.set()
+        stopped.append(stop.wait(30))
+        raise CancelledError
+
+    monkeypatch.setattr(Dataset, "frames", frames)
+    code, out, err = check("--data", "folder", "--root", mine, "--split", "test", "-j", 2)
+    assert (code, out, stopped) == (130, "", [True])
+    assert "interrupted" in err
 
 
 def test_a_long_list_is_cut(check, mine):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("split", "annotations", "counts", "videos", "captions", "present", "missing", "broken")
 _SHOWN = 20
+_SIZE = 32  # of the frame that is decoded, pixels
 _AHEAD = 2  # clips waiting for each that is decoded
 
 
@@ -69,7 +72,7 @@ def add_check(verbs: Verbs) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ttvr import datasets, video
+    from ttvr import datasets
 
     dataset = datasets.load(args.data)
     if not dataset.needs_root:
@@ -80,12 +83,12 @@ def _check(args: argparse.Namespace) -> int:
         dataset.check(root, split)
     found = [_annotations(dataset, root, split) for split in splits]
     clips = {clip: None for one in found if one.covered for clip in one.covered.split.clips}
-    if clips:
-        video.find_ffmpeg()
     broken: dict[Clip, str] = {}
     jobs = args.jobs or _options.default_jobs()
-    with Progress("videos", total=len(clips), mode=args.progress, quiet=args.quiet) as progress:
-        for clip, fault in _decoded(dataset, list(clips), jobs=jobs, timeout=args.timeout):
+    done = contextlib.closing(_decoded(dataset, list(clips), jobs=jobs, timeout=args.timeout))
+    shown = Progress("videos", total=len(clips), mode=args.progress, quiet=args.quiet)
+    with shown as progress, done as results:
+        for clip, fault in results:
             progress.step(failed=fault is not None)
             if fault:
                 broken[clip] = fault
@@ -113,12 +116,14 @@ def _decoded(
     dataset: Dataset, clips: list[Clip], *, jobs: int, timeout: float
 ) -> Iterator[tuple[Clip, str | None]]:
     """Each clip with what is wrong with it, as they are done; decoders are processes."""
+    stop = threading.Event()
 
     def decode(clip: Clip) -> str | None:
         try:
-            status = dataset.frames(clip, lambda n: [n // 2], size=32, timeout=timeout).status
+            found = dataset.frames(clip, lambda n: [n // 2], size=_SIZE, timeout=timeout, stop=stop)
         except VideoError as error:
             return str(error)
+        status = found.status
         if status.state == "ok":
             return None
         seconds = "" if status.decoded_s is None else f", decodes for {status.decoded_s:.1f} s"
@@ -134,7 +139,7 @@ def _decoded(
         while waiting:
             yield from _finished(waiting)
     finally:
-        # An error or Ctrl-C: what is begun ends in a moment, the rest is not begun.
+        stop.set()  # an error or Ctrl-C: what is begun is killed, the rest is not begun
         pool.shutdown(cancel_futures=True)
 
 
