@@ -210,7 +210,8 @@ def _twins(found: dict[str, Any]) -> str:
         return "# twins: no caption has both its video and the twin in the folder\n"
     parts = [
         f"twins {found['accuracy']:.1f} % of {found['queries']} captions prefer their video "
-        f"(ties {100 * found['tie_fraction']:.1f} %, of cosines within {found['tolerance']:g}, count half)",
+        f"(ties {100 * found['tie_fraction']:.1f} %, of cosines within {found['tolerance']:g}, "
+        "count half)",
         *(f"{kind} {facts['accuracy']:.1f}" for kind, facts in found["kinds"].items()),
     ]
     return f"# {' | '.join(parts)}\n"
