@@ -1,0 +1,63 @@
+"""Slices of a batch, and a gather whose gradient is that of the whole batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from groups import together
+from torch.nn import functional as F
+
+from ttvr import distributed
+from ttvr.errors import UsageError
+from ttvr.losses import info_nce
+
+
+@pytest.mark.parametrize(("total", "world"), [(4, 1), (4, 2), (7, 2), (10, 4), (5, 3), (4, 4)])
+def test_slices_are_all_rows_once_and_differ_by_one(total, world):
+    own = [range(total)[distributed.part(total, rank=r, world=world)] for r in range(world)]
+    assert [row for rows in own for row in rows] == list(range(total))
+    assert {len(rows) for rows in own} <= {total // world, -(-total // world)}
+
+
+def gradients(features, towers, scale):
+    """Of both towers and of the scale, of this process's rows of the loss of all."""
+    own = distributed.part(len(features[0]), rank=distributed.rank(), world=distributed.world())
+    one, other = (
+        F.normalize(x[own] @ tower, dim=1) for x, tower in zip(features, towers, strict=True)
+    )
+    mask = torch.arange(own.start, own.stop) % 3 > 0
+    rows = distributed.sizes(len(one))
+    one, other, absent, mask = distributed.gather([one, other, None, mask], rows)
+    assert absent is None
+    assert mask.equal(torch.arange(len(features[0])) % 3 > 0)
+    loss = info_nce(scale.exp() * one @ other.T)
+    loss.backward()
+    return [loss.detach(), *(tensor.grad for tensor in (*towers, scale))]
+
+
+@pytest.mark.parametrize(("world", "rows"), [(1, 8), (2, 8), (4, 8), (2, 7), (3, 8), (4, 10)])
+def test_a_gathered_loss_has_the_gradient_of_the_whole_batch(tmp_path, world, rows):
+    """Ratio 1.000 for the towers and the scale alike, which averaging leaves as it is."""
+    generator = torch.Generator().manual_seed(world)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    features = draw(rows, 6), draw(rows, 6)
+    towers = [draw(6, 5).requires_grad_() for _ in range(2)]
+    scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    expected = gradients(features, towers, scale)
+    for tensor in (*towers, scale):
+        tensor.grad = None
+    found = together(gradients, features, towers, scale, world=world, folder=tmp_path / "out")
+    for number, whole in enumerate(expected):
+        mean = sum(own[number] for own in found) / world
+        torch.testing.assert_close(mean, whole, rtol=1e-12, atol=1e-14)
+        assert float(mean.norm() / whole.norm()) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_launcher_that_does_not_say_where_to_meet(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    message = "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not"
+    with pytest.raises(UsageError, match=message), distributed.joined(torch.device("cpu")):
+        pass
