@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttvr import distributed
 from ttvr import frames as framing
 from ttvr.clip import tokenizer
 from ttvr.errors import TtvrError, UsageError, VideoError
@@ -41,10 +42,13 @@ class Loader:
     on with the very batches it would have had. The last incomplete batch of an epoch is left out:
     the contrastive loss depends on the size.
 
+    Of several processes each makes its rows of a batch alone, as `distributed.part` cuts them; the
+    batch is the same one, whatever their number, and texts are as long as if it were whole.
+
     Args:
         split: captions and clips.
         read: of the split's dataset.
-        batch_size: B, captions per batch.
+        batch_size: B, captions per batch, of all processes together.
         frames: T; a clip with fewer is padded.
         size: side of a frame, pixels.
         words: L, tokens of a caption at most; longer ones are cut.
@@ -53,6 +57,8 @@ class Loader:
             nothing.
         seed: of the order and of the frames that are taken.
         jobs: clips read at once, in threads, a batch ahead of the caller.
+        rank: number of this process.
+        world: how many processes there are.
 
     Raises:
         UsageError: the split has too few captions for one batch.
@@ -70,6 +76,8 @@ class Loader:
         is_padded: bool = False,
         seed: int,
         jobs: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if len(split.captions) < batch_size:
             raise UsageError(
@@ -80,6 +88,7 @@ class Loader:
         self._read, self._frames, self._size = read, frames, size
         self._words, self._is_padded = words, is_padded
         self._seed, self._jobs = seed, jobs
+        self._own = distributed.part(batch_size, rank=rank, world=world)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -93,22 +102,21 @@ class Loader:
         """
         order = np.random.default_rng([self._seed, epoch, _ORDER])
         order = order.permutation(len(self.split.captions))
-        rows = order[start * self.batch_size : len(self) * self.batch_size].tolist()
-        wanted = (self._wanted(epoch, row) for row in rows)
+        whole = order[: len(self) * self.batch_size].reshape(len(self), self.batch_size)[start:]
+        wanted = (self._wanted(epoch, row) for rows in whole for row in rows[self._own].tolist())
         pixels = stacked(
             wanted,
             self._read,
-            at_once=self.batch_size,
+            at_once=self._own.stop - self._own.start,
             frames=self._frames,
             size=self._size,
             jobs=self._jobs,
         )
-        for first, (frames, mask) in zip(range(0, len(rows), self.batch_size), pixels, strict=True):
-            chosen = rows[first : first + self.batch_size]
-            ids = tokenizer.tokenize([self.split.captions[row] for row in chosen], self._words)
+        for rows, (frames, mask) in zip(whole.tolist(), pixels, strict=True):
+            ids = tokenizer.tokenize([self.split.captions[row] for row in rows], self._words)
             ids = ids if self._is_padded else shortened(ids)
-            owner = torch.tensor([self.split.owner[row] for row in chosen])
-            yield Batch(ids, frames, mask, owner)
+            owner = torch.tensor([self.split.owner[row] for row in rows[self._own]])
+            yield Batch(ids[self._own], frames, mask, owner)
 
     def _wanted(self, epoch: int, row: int) -> Wanted:
         """A random frame of each of T equal parts of a caption's clip."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ttvr import plugins
+from ttvr import distributed, plugins
 from ttvr.clip import weights as checkpoints
 from ttvr.clip.model import CLIP
 from ttvr.files import write
@@ -137,14 +137,30 @@ class Retriever(nn.Module):
         return self.head.losses(text, video, scale)
 
     def forward(self, batch: Batch | EncodedBatch) -> dict[str, Tensor]:
-        """The losses of a batch by name, weighted, to be summed; scalars of float32."""
-        text, video = self.features(batch)
-        losses = self.losses(text, video, self.scale)
-        if self.auxiliary is not None:
-            vectors = self.head.vector_text(text), self.head.vector_video(video)
-            words = self.auxiliary(batch.ids.to(self.device), *vectors)
-            losses["words"] = self.recipe.word_loss * words
-        return losses
+        """The losses of a batch by name, weighted, to be summed; scalars of float32.
+
+        Of several processes each has some rows of the batch. A head that gathers takes its loss of
+        all of them, the same in every process; what is taken of a process's own rows is weighted by
+        their number. So the mean over processes, of a loss and of its gradient, is that of the
+        whole batch.
+        """
+        with distributed.own_chance(self.device):
+            text, video = self.features(batch)
+            rows = distributed.sizes(len(batch.ids))
+            share = len(batch.ids) * len(rows) / sum(rows)
+            losses, extra = {}, {}
+            if not self.head.gather:
+                own = self.losses(text, video, self.scale)
+                losses = {name: share * loss for name, loss in own.items()}
+            if self.auxiliary is not None:
+                vectors = self.head.vector_text(text), self.head.vector_video(video)
+                words = self.auxiliary(batch.ids.to(self.device), *vectors)
+                extra["words"] = self.recipe.word_loss * share * words
+        if self.head.gather:
+            text = TextFeatures(*distributed.gather(text, rows))
+            video = VideoFeatures(*distributed.gather(video, rows))
+            losses = self.losses(text, video, self.scale)
+        return {**losses, **extra}
 
     @torch.inference_mode()
     def pad_frame(self, frames: int = 1) -> Tensor:

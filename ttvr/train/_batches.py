@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from ttvr import distributed
 from ttvr.clip import tokenizer
 from ttvr.errors import UsageError
 from ttvr.records import EncodedBatch, Split, TextFeatures, VideoFeatures
@@ -22,14 +23,18 @@ class FeatureLoader:
     whole batch is left out. Beyond that, no batch has two captions of one video, which the loss
     would take for a mismatch, as far as that can be: see `dealt`.
 
+    Of several processes each makes its own rows of a batch, as in `Loader`.
+
     Args:
         split: captions, and clips which are rows of the videos.
         text: rows as the captions; words and mask are tensors, arrays or views of them, sentence is
             a tensor, on the device that batches go to.
         video: rows as the clips.
-        batch_size: B.
+        batch_size: B, of all processes together.
         words: L, tokens of a caption at most.
         seed: of the order.
+        rank: number of this process.
+        world: how many processes there are.
 
     Raises:
         UsageError: the split has too few captions for one batch.
@@ -44,6 +49,8 @@ class FeatureLoader:
         batch_size: int,
         words: int,
         seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if len(split.captions) < batch_size:
             raise UsageError(
@@ -54,6 +61,7 @@ class FeatureLoader:
         self._text, self._video, self._device = text, video, text.sentence.device
         self._words, self._seed = words, seed
         self._owner = np.array(split.owner)
+        self._own = distributed.part(batch_size, rank=rank, world=world)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -66,7 +74,7 @@ class FeatureLoader:
         rows = dealt(order, self._owner.tolist(), self.batch_size)
         for batch in range(start, len(self)):
             first = batch * self.batch_size
-            yield self._batch(np.array(rows[first : first + self.batch_size]))
+            yield self._batch(np.array(rows[first : first + self.batch_size][self._own]))
 
     def _batch(self, rows: np.ndarray) -> EncodedBatch:
         owner = self._owner[rows]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from ttvr import distributed
 from ttvr.devices import autocast
 from ttvr.errors import TtvrError
 from ttvr.loader import Loader
@@ -46,6 +47,11 @@ def train(
     chance, so there a step that was lost and is taken again is another one. A folder whose
     training is over is left as it is.
 
+    Called in every process of a group, they train together: each takes its rows of every batch, the
+    first one alone uses the folder. The steps are those of one process, but for rounding, and for
+    chance that token reducers draw. A training may go on with another number of processes, unless
+    its head takes its loss per process.
+
     Args:
         recipe: every hyper-parameter.
         data: what is learned, and what the best model is chosen by: text-to-video R@1. Of features
@@ -67,11 +73,14 @@ def train(
         KeyboardInterrupt: after the step in progress, everything saved.
     """
     options = options or Options()
-    check_usable(folder, resume=resume, overwrite=overwrite)
+    leads = distributed.leads()
+    if leads:
+        check_usable(folder, resume=resume, overwrite=overwrite)
     data = data.kept()
     made_from = identity(recipe, data, options)
-    with claimed(folder), _interruption() as interrupted:
-        stored = None if overwrite else read(folder, made_from)
+    with _interruption() as interrupted, claimed(folder) if leads else contextlib.nullcontext():
+        stored = read(folder, made_from) if leads and not overwrite else None
+        stored = distributed.from_first(stored)
         if stored is not None and stored["step"] == stored["steps"]:
             return State.of(stored).outcome()
         parts = set_up(recipe, data, options, device)
@@ -79,7 +88,7 @@ def train(
         steps = recipe.epochs * per_epoch
         state = begin(folder, stored, parts, made_from=made_from, steps=steps)
         del stored  # as large as the model and its optimizer
-        journal = Log(folder, step=state.step)
+        note = Log(folder, step=state.step).write if leads else _nothing
         meter = Meter(state, recipe.batch_size, parts.model.device)
         log.info("%s: %d of %d steps done", folder, state.step, state.steps)
         on_step(state.step, state.steps)
@@ -90,21 +99,22 @@ def train(
             is_end = state.step % per_epoch == 0
             is_due = is_end or (options.eval_every and state.step % options.eval_every == 0)
             if is_due or state.step % options.log_every == 0:
-                journal.write(step=state.step, epoch=epoch, **learned, **meter.lap())
+                note(step=state.step, epoch=epoch, **learned, **meter.lap())
             if is_due:
-                found = data.validate(parts.model, jobs=options.jobs)
+                found = distributed.from_first(data.validate(parts.model, jobs=options.jobs))
                 if found is not None:
-                    journal.write(step=state.step, epoch=epoch, val=found, **meter.lap())
+                    note(step=state.step, epoch=epoch, val=found, **meter.lap())
                     recall = found["t2v"]["R@1"]
                     log.info("step %d of %d: R@1 %.1f on val", state.step, state.steps, recall)
-                if state.improves(found, options.select):
+                if state.improves(found, options.select) and leads:
                     parts.model.save(folder / BEST)
             # Asked once: an interruption after this line is one of the next step.
-            is_stopped = interrupted() and state.step < state.steps
+            is_stopped = distributed.any_of(interrupted()) and state.step < state.steps
             if is_due or is_stopped or state.step % options.save_every == 0:
                 state.save(folder, parts, made_from)
             on_step(state.step, state.steps)
             if is_stopped:
+                distributed.any_of(True)  # the first one has saved then
                 raise KeyboardInterrupt
         return state.outcome()
 
@@ -143,21 +153,23 @@ def rehearse(
 def _learn(
     parts: Parts, batch: Batch | EncodedBatch, recipe: Recipe, step: int, steps: int
 ) -> dict[str, Any]:
-    """Take one step, the one after `step` others; what the log says of it."""
-    model, loader, optimizer, scaler, _ = parts
+    """Take one step, the one after `step` others; what the log says of it, in every process."""
+    model, optimizer, scaler = parts.model, parts.optimizer, parts.scaler
     rate = schedule(step, steps=steps, warmup=recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate
     with autocast(model.device, recipe.precision):
-        losses = model(batch)
+        losses = parts.learner(batch)
+    scaler.scale(sum(losses.values())).backward()
+    losses = distributed.mean_of(losses)
     loss = sum(losses.values())
-    scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     norm = clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
     # While fp16's scale can still be halved, the scaler skips steps whose gradients overflow.
     if not loss.isfinite() or not (norm.isfinite() or scaler.get_scale() > 1):
-        found = f"loss {float(loss.detach()):g}, gradient norm {float(norm):g}"
-        ids = ", ".join(loader.split.clips[owner].id for owner in batch.owner)
+        found = f"loss {float(loss):g}, gradient norm {float(norm):g}"
+        (owners,) = distributed.gather([batch.owner], distributed.sizes(len(batch.owner)))
+        ids = ", ".join(parts.loader.split.clips[owner].id for owner in owners)
         raise TtvrError(
             f"step {step + 1}: {found}; the last checkpoint is left as it was; try a lower "
             f"learning rate; clips of the batch: {ids}"
@@ -171,6 +183,10 @@ def _learn(
     facts = {"lr": recipe.lr * rate, "grad_norm": norm, "scale": logit_scale.exp()}
     facts = {"loss": loss, **losses, **facts}
     return {name: float(torch.as_tensor(value).detach()) for name, value in facts.items()}
+
+
+def _nothing(**facts: Any) -> None:
+    """In place of the log, where another process keeps it."""
 
 
 def _remaining(

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch import nn
 
+from ttvr import distributed
 from ttvr.clip import tokenizer
 from ttvr.errors import UsageError
 from ttvr.evaluate import Pairs
@@ -72,6 +74,8 @@ class Data(NamedTuple):
             is_padded=model.head.needs_words,
             seed=recipe.seed,
             jobs=jobs,
+            rank=distributed.rank(),
+            world=distributed.world(),
         )
 
     def learns(self, name: str) -> bool:
@@ -115,6 +119,7 @@ class Parts(NamedTuple):
 
     Attributes:
         model: in training mode.
+        learner: the model, or what averages its gradients over several processes.
         loader: of the training split.
         optimizer: with the groups of `parameter_groups`.
         scaler: of fp16's gradients; it does nothing in other precisions.
@@ -122,6 +127,7 @@ class Parts(NamedTuple):
     """
 
     model: Retriever
+    learner: nn.Module
     loader: Loader | FeatureLoader
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -132,12 +138,18 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
     """Build everything from the recipe's seed.
 
     Raises:
-        UsageError: of the data's `check` and `loader`, or nothing would be learned.
+        UsageError: of the data's `check` and `loader`, nothing would be learned, or a batch has
+            fewer rows than there are processes.
         TtvrError: of `retriever.build`, or of the data's `loader`.
     """
     data.check(recipe)
     if options.select == "best" and data.val is None:
         raise UsageError("nothing to choose the best model by: pass features to validate on, too")
+    if recipe.batch_size < distributed.world():
+        raise UsageError(
+            f"a batch of {recipe.batch_size} has nothing for some of {distributed.world()} "
+            "processes: pass a larger --batch-size, or start fewer"
+        )
     torch.manual_seed(recipe.seed)
     model = build(recipe, activation=options.activation, device=device)
     loader = data.loader(model, recipe, jobs=options.jobs)
@@ -158,7 +170,7 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
     # Fused: one pass over the token table instead of several, the largest part of a small model.
     optimizer = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "fp16")
-    return Parts(model, loader, optimizer, scaler, given)
+    return Parts(model, distributed.averaging(model), loader, optimizer, scaler, given)
 
 
 def _freeze(model: Retriever, groups: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ttvr import distributed, plugins
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.files import write, written
 from ttvr.recipes import Recipe, settings_of
@@ -76,7 +77,12 @@ class State:
         return True
 
     def save(self, folder: Path, parts: Parts, made_from: Mapping[str, Any]) -> None:
-        """Write `last.pt`, whole or not at all."""
+        """Write `last.pt`, whole or not at all; of several processes, the first one does.
+
+        They agree in all that it holds: it does not say how many they were.
+        """
+        if not distributed.leads():
+            return
         device = parts.model.device
         model = parts.model.state_dict()
         content = {
@@ -110,9 +116,10 @@ def begin(
 ) -> State:
     """The first state of a process: that of `last.pt`, restored into the parts, or a new one."""
     if stored is None:
-        clear(folder)
-        with written(folder / RECIPE) as partial:
-            partial.write_text(json.dumps(made_from["recipe"], indent=1) + "\n")
+        if distributed.leads():
+            clear(folder)
+            with written(folder / RECIPE) as partial:
+                partial.write_text(json.dumps(made_from["recipe"], indent=1) + "\n")
         # From here on a folder without it has lost it; and a disk that is too small says so now.
         state = State(steps)
         state.save(folder, parts, made_from)
@@ -156,8 +163,11 @@ class Meter:
 
 def identity(recipe: Recipe, data: AnyData, options: Options) -> dict[str, Any]:
     """What a training has to agree with to be gone on with: everything that shapes its result."""
+    # A loss of all processes together is the same one, whatever their number.
+    gathers = plugins.load("heads", recipe.head).gather
     return {
         "recipe": settings_of(recipe),
+        "processes": 1 if gathers else distributed.world(),
         "data": data.identity(),
         "activation": options.activation,
         "eval_every": options.eval_every,
@@ -194,7 +204,8 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
         )
     # A setting that was not there yet had what is its default now.
     settings = {**settings_of(Recipe()), **stored["made_from"]["recipe"]}
-    before = {"select": Options().select, **stored["made_from"], "recipe": settings}
+    old = {"select": Options().select, "processes": 1}
+    before = {**old, **stored["made_from"], "recipe": settings}
     if differing := _differences(before, made_from):
         raise IncompatibleError(
             f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "

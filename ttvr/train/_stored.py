@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ttvr import metrics
+from ttvr import distributed, metrics
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.evaluate import Pairs, absent_videos, refusal, stored_pairs
 from ttvr.optim import SCALE
@@ -189,6 +189,8 @@ class StoredData(NamedTuple):
             batch_size=recipe.batch_size,
             words=model.text_length,
             seed=recipe.seed,
+            rank=distributed.rank(),
+            world=distributed.world(),
         )
 
     def learns(self, name: str) -> bool:
@@ -197,9 +199,12 @@ class StoredData(NamedTuple):
 
     @torch.inference_mode()
     def validate(self, model: Retriever, *, jobs: int) -> dict[str, Any] | None:
-        """As `Data.validate`; None where there is nothing to validate on."""
+        """As `Data.validate`; None where there is nothing to validate on, too.
+
+        The first of several processes does it alone: no tower has to run.
+        """
         del jobs
-        if self.ranked is None:
+        if self.ranked is None or not distributed.leads():
             return None
         text = stored_texts(model, self.ranked.texts, self.ranked.rows)
         video = stored_videos(model, self.ranked.videos)
