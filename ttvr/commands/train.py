@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttvr.commands import _options
+from ttvr.commands import _options, _processes
 from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
@@ -55,7 +55,8 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; the exit code is returned."""
-    return execute(_parser(), _run, argv)
+    argv = sys.argv[1:] if argv is None else argv
+    return execute(_parser(), lambda args: _run(args, argv), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,7 +135,10 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         jobs="clips read at once (default: one per processor, at most "
         f"{_options.MOST_JOBS}; one where they are drawn)",
     )
-    group.add_argument("--threads", type=_options.positive, metavar="N", help="of torch on a CPU")
+    _processes.add(group)
+    group.add_argument(
+        "--threads", type=_options.positive, metavar="N", help="of torch on a CPU, per process"
+    )
     for name, default, what in (
         ("eval-every", 0, "steps between validations; 0: after each epoch alone"),
         ("save-every", 200, "steps between checkpoints, at most"),
@@ -156,7 +160,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     of_features.check(args)
     recipe = _recipe(args)
     if args.show_config:
@@ -164,15 +168,25 @@ def _run(args: argparse.Namespace) -> int:
         return DONE
     if args.out is None and not args.dry_run:
         raise UsageError("no output: pass -o runs/NAME")
+    from ttvr import distributed, train
+
+    if distributed.is_member():
+        return _processes.join(args, lambda: _work(args, recipe))
+    if not args.dry_run:
+        train.check_usable(Path(args.out), resume=args.resume, overwrite=args.overwrite)
+    if (args.gpus or 1) > 1:
+        return _processes.launch(main, argv, args)
+    return _work(args, recipe)
+
+
+def _work(args: argparse.Namespace, recipe: Recipe) -> int:
+    """Train, in this process and the others of its group; the first one prints."""
     import torch
 
-    from ttvr import train
+    from ttvr import distributed, train
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    folder = None if args.dry_run else Path(args.out)
-    if folder:
-        train.check_usable(folder, resume=args.resume, overwrite=args.overwrite)
     data, jobs = of_features.load(args) if args.features else _load(args)
     options = train.Options(
         eval_every=args.eval_every,
@@ -183,9 +197,14 @@ def _run(args: argparse.Namespace) -> int:
         select=args.select,
     )
     if args.dry_run:
-        print(json.dumps(train.rehearse(recipe, data, options=options, device=args.device)))
+        found = train.rehearse(recipe, data, options=options, device=args.device)
+        if distributed.leads():
+            print(json.dumps(found))
         return DONE
+    folder = Path(args.out)
     outcome = _train(args, recipe, data, options, folder)
+    if not distributed.leads():
+        return DONE
     protocol = _protocol(args, outcome, data, recipe)
     line = " | ".join(protocol.values())
     if args.json:
@@ -202,7 +221,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> tuple[AnyData, int]:
     """The splits of a dataset, and how many of their clips are read at once."""
-    from ttvr import datasets, train
+    from ttvr import datasets, distributed, train
 
     dataset, root = datasets.load(args.data), Path(args.root) if args.root else None
     val = args.val_split or ("val" if "val" in dataset.splits else None)
@@ -222,7 +241,8 @@ def _load(args: argparse.Namespace) -> tuple[AnyData, int]:
     ranked = None if val is None else load(val, args.eval_limit)
     data = train.Data(dataset.name, dataset.read, learned, ranked)
     # Drawing is Python, one thread at a time; decoding is in processes of its own.
-    return data, args.jobs or (_options.default_jobs() if dataset.needs_root else 1)
+    most = max(1, _options.default_jobs() // distributed.local()[1]) if dataset.needs_root else 1
+    return data, args.jobs or most
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
