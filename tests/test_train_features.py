@@ -13,7 +13,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from groups import together
 from test_train import assert_same, equal, lines, stored
+from test_train_processes import assert_alike
 from tiny import tiny_state
 from tiny_training import COLORS, colors, read
 
@@ -493,3 +495,15 @@ def test_wrong_use_of_folders(home, capsys, tmp_path):
         assert call(*arguments, *more, "--device", "cpu", "-o", tmp_path / "run") == code
         err = capsys.readouterr().err
         assert re.search(match, err)
+
+
+def test_two_processes_learn_what_one_does(tmp_path, data, settings):
+    """Each with its rows of features; slices differ by one."""
+    for name, world in (("one", 1), ("two", 2)):
+        together(
+            lambda folder: train(settings(batch_size=5), data, folder, options=OFTEN).step,
+            tmp_path / name,
+            world=world,
+            folder=tmp_path / "out",
+        )
+    assert_alike(tmp_path / "two", tmp_path / "one")
