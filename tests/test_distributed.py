@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 import torch
 from groups import together
@@ -61,3 +66,14 @@ def test_a_launcher_that_does_not_say_where_to_meet(monkeypatch):
     message = "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not"
     with pytest.raises(UsageError, match=message), distributed.joined(torch.device("cpu")):
         pass
+
+
+def test_an_interruption_waits_until_it_can_be_heard(capfd):
+    """Of processes that have yet to import torch, and know nothing of interruptions."""
+    timer = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        distributed.launch(time.sleep, 60, processes=2)
+    assert time.monotonic() - started < 50
+    assert capfd.readouterr().err == ""

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,7 +27,7 @@ def launch(work: Callable[..., int], *arguments: Any, processes: int) -> int:
     """Do some work in several processes of this machine, which are members of one group.
 
     One that fails or dies takes the others with it, within seconds; so does the end of this one.
-    Ctrl-C reaches all of them; a second one does not wait.
+    Ctrl-C reaches all of them; a second one does not wait. To be called in the main thread.
 
     Args:
         work: pickled by name; calls `joined`, and returns an exit code.
@@ -55,7 +56,9 @@ def launch(work: Callable[..., int], *arguments: Any, processes: int) -> int:
             if member.is_alive():
                 os.kill(member.pid, signal.SIGINT)
 
-    # Blocked, not ignored: one that comes as a process starts waits until it can be heard.
+    # Blocked, not ignored: one that comes as a process starts waits until it can be heard. Python's
+    # own helper, which starts with the first process, would unblock it.
+    resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         for member in members:
@@ -95,7 +98,7 @@ def _watch(members: Sequence[BaseProcess], is_hurried: Callable[[], bool]) -> in
     if failed is None:
         return 0
     code = members[failed].exitcode
-    if code < 0 and not is_hurried():
+    if code < 0 and code != -signal.SIGINT and not is_hurried():
         name = signal.Signals(-code).name
         raise TtvrError(
             f"process {failed} of {len(members)} was killed ({name}; SIGKILL often means that "
