@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from groups import together
 from tiny_training import COLORS, colors, data, read, recipe, write_start
 from torch.nn import functional as F
 
-from ttvr import distributed
+from ttvr import distributed, plugins
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.heads import meanp
 from ttvr.heads.meanp import MeanP
@@ -289,3 +290,26 @@ def test_a_batch_with_nothing_for_a_process_is_refused(tmp_path, start):
             train(recipe(start, batch_size=2), data(), tmp_path / "run")
 
     together(told, world=3, folder=tmp_path / "out")
+
+
+GATHERING = [name for name in plugins.names("heads") if plugins.load("heads", name).gather]
+
+
+@pytest.mark.parametrize("head", GATHERING)
+def test_every_head_learns_in_two_processes_as_in_one(tmp_path, start, head):
+    """One step: its losses and the norm of its gradient; dropout leaves out the same numbers."""
+    settings = recipe(start, head=head, batch_size=5, frames=3, train_frames=3, words=12)
+    settings = replace(settings, word_loss=0.0)  # CRET draws for it, too
+
+    def step():
+        parts = set_up(settings, data(), Options(), "cpu")
+        return _learn(parts, next(parts.loader.batches(0)), settings, 0, 9)
+
+    def step_of_one():
+        parts = set_up(settings, data(), Options(), "cpu")
+        torch.randint(1 << 62, ())  # which of several makes what each draws for itself
+        return _learn(parts, next(parts.loader.batches(0)), settings, 0, 9)
+
+    found, other = together(step, world=2, folder=tmp_path / "out")
+    assert found == other
+    assert found == pytest.approx(step_of_one(), rel=1e-5)

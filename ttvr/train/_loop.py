@@ -49,8 +49,8 @@ def train(
 
     Called in every process of a group, they train together: each takes its rows of every batch, the
     first one alone uses the folder. The steps are those of one process, but for rounding, and for
-    chance that token reducers draw. A training may go on with another number of processes, unless
-    its head takes its loss per process.
+    what is drawn by chance, as by dropout. A training may go on with another number of processes,
+    unless its head takes its loss per process.
 
     Args:
         recipe: every hyper-parameter.
