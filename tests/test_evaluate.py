@@ -588,7 +588,9 @@ def test_what_ignores_order_prefers_no_twin(drawn, capsys):
     code, out, _ = run(capsys, *arguments)
     assert code == 3
     line = out.splitlines()[-1]
-    assert line.startswith("# twins 50.0 % of 6 captions prefer their video (ties 100.0 %, within ")
+    assert line.startswith(
+        "# twins 50.0 % of 6 captions prefer their video (ties 100.0 %, of cosines "
+    )
     found = json.loads(run(capsys, *arguments, "--json")[1])
     assert found["twins"]["accuracy"] == 50.0
     assert found["t2v"]["tie_fraction"] == 1.0

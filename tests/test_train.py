@@ -453,11 +453,13 @@ def test_other_precisions_train_as_well(tmp_path, start, precision):
 
 
 def test_the_logit_scale_starts_and_stops_where_it_is_told(tmp_path, start):
-    settings = recipe(start, initial_scale=50.0, max_scale=49.0, scale_lr_factor=0.0, epochs=1)
-    train(settings, data(), tmp_path / "run", options=Options(log_every=1))
-    assert [one["scale"] for one in lines(tmp_path / "run") if "scale" in one] == pytest.approx(
-        [49.0] * 6
-    )
+    # One that is frozen stays, whatever the most is: features belong to it.
+    for factor, stays in ((1e-6, 49.0), (0.0, 50.0)):
+        run = tmp_path / str(stays)
+        told = {"initial_scale": 50.0, "max_scale": 49.0, "scale_lr_factor": factor}
+        train(recipe(start, **told, epochs=1), data(), run, options=Options(log_every=1))
+        scales = [one["scale"] for one in lines(run) if "scale" in one]
+        assert scales == pytest.approx([stays] * 6, rel=1e-5)
 
 
 def test_starting_from_scratch_leaves_unknown_words_zero(tmp_path):

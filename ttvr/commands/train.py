@@ -16,11 +16,11 @@ from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._table import table, ties
+from ttvr.commands._train_data import of_dataset
 from ttvr.errors import UsageError
 from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
 
 if TYPE_CHECKING:
-    from ttvr.records import Split
     from ttvr.train import AnyData, Options, Outcome
 
 _SUMMARY = """\
@@ -187,7 +187,7 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    data, jobs = of_features.load(args) if args.features else _load(args)
+    data, jobs = of_features.load(args) if args.features else of_dataset(args)
     options = train.Options(
         eval_every=args.eval_every,
         save_every=args.save_every,
@@ -217,32 +217,6 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
     kept = f"the {args.select} model"
     log.info("%s is %s; use it: ttvr-extract videos/ -w %s -o feats/", best, kept, best)
     return PARTIAL if args.features and of_features.tell_absent(data) else DONE
-
-
-def _load(args: argparse.Namespace) -> tuple[AnyData, int]:
-    """The splits of a dataset, and how many of their clips are read at once."""
-    from ttvr import datasets, distributed, train
-
-    dataset, root = datasets.load(args.data), Path(args.root) if args.root else None
-    val = args.val_split or ("val" if "val" in dataset.splits else None)
-    if val is None and args.select == "best":
-        splits = ", ".join(dataset.splits)
-        raise UsageError(
-            f"{dataset.name} has no validation split to choose the best model by: pass --select "
-            f"last, or --val-split NAME (it has: {splits}; of a model chosen on what it is tested "
-            "on, say so)"
-        )
-
-    def load(split: str, limit: int | None) -> Split:
-        found = dataset.load(root, split, limit=limit)
-        return datasets.require_all(datasets.coverage(found)) if dataset.needs_root else found
-
-    learned = load("train", args.limit)
-    ranked = None if val is None else load(val, args.eval_limit)
-    data = train.Data(dataset.name, dataset.read, learned, ranked)
-    # Drawing is Python, one thread at a time; decoding is in processes of its own.
-    most = max(1, _options.default_jobs() // distributed.local()[1]) if dataset.needs_root else 1
-    return data, args.jobs or most
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
