@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -20,29 +22,50 @@ def together(work, *arguments, world, folder, joins=True):
     Without `joins` it joins the group itself.
     """
     folder.mkdir(exist_ok=True)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    start = multiprocessing.get_context("fork").Process
+    fork = multiprocessing.get_context("fork")
+    hear, tell = zip(*[fork.Pipe(duplex=False) for _ in range(world)], strict=True)
     members = [
-        start(target=_member, args=(work, arguments, rank, world, store.port, folder, joins))
+        fork.Process(target=_member, args=(work, arguments, rank, world, hear[rank], folder, joins))
         for rank in range(world)
     ]
     for member in members:
         member.start()
-    for member in members:
-        member.join(SECONDS)
-        member.kill()
-    assert [member.exitcode for member in members] == [0] * world
+    # The store has a thread, whose locks a fork would copy as they stand.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for end in tell:
+        end.send(store.port)
+    codes = _ends(members)
+    assert codes == [0] * world, "".join(
+        f"member {rank} of {world} ended with {code}, None after {SECONDS} s:\n"
+        + (folder / f"{rank}.stack").read_text()
+        for rank, code in enumerate(codes)
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def _member(work, arguments, rank, world, port, folder, joins):
+def _ends(members):
+    """Their exit codes; None is one that had to be killed."""
+    until = time.monotonic() + SECONDS
+    for member in members:
+        member.join(max(0, until - time.monotonic()))
+    codes = [member.exitcode for member in members]
+    for member in members:
+        member.kill()
+        member.join()
+    return codes
+
+
+def _member(work, arguments, rank, world, hear, folder, joins):
+    # Kept open: where it stands is written as its time is over.
+    stack = (folder / f"{rank}.stack").open("w")
+    faulthandler.dump_traceback_later(SECONDS - 5, file=stack)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world),
         LOCAL_WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        MASTER_PORT=str(hear.recv()),
         TORCHELASTIC_USE_AGENT_STORE="True",
         TORCHELASTIC_RESTART_COUNT="0",
     )

@@ -88,6 +88,8 @@ def joined(device: torch.device) -> Iterator[Callable[[], bool]]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, own, size = next(iter(dist.rendezvous("env://", timeout=_PATIENCE)))
     dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=_PATIENCE)
+    # All are connected before anyone can leave, whose end would cut off who is still connecting.
+    any_of(False)
 
     def is_first() -> bool:
         try:
