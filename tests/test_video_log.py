@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from video_files import ORIGINS, chosen, coded, make, use_binary
 
@@ -106,3 +109,20 @@ def test_frames_without_a_header_are_an_error(plain, tmp_path, monkeypatch):
     monkeypatch.setenv("TTVR_FFMPEG", str(program))
     with pytest.raises(VideoError, match="invalid_data"):
         video.read_frames(plain, lambda n: [0])
+
+
+def test_threads_that_begin_at_once_know_one_name(monkeypatch):
+    names = iter("abcd")
+
+    def slow(digits):
+        time.sleep(0.05)
+        return next(names)
+
+    monkeypatch.setattr("ttvr.video._log.secrets.token_hex", slow)
+    _log._note.cache_clear()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: _log.note(), range(4)))
+    finally:
+        _log._note.cache_clear()
+    assert found == ["showinfo@a"] * 4

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 import secrets
+import threading
 from fractions import Fraction
 
 from ttvr.errors import VideoError
@@ -49,11 +50,17 @@ _REFUSED = "Format not on whitelist"  # and the whole list after it
 _GUESSED = "Estimating duration from bitrate"
 # What follows from an earlier line, and says less than it.
 _CONSEQUENCE = ("Error opening output file", "Failed to set value", "Error parsing options")
+_naming = threading.Lock()
+
+
+def note() -> str:
+    """The filter that writes a line per frame, under a name that no file can know."""
+    with _naming:  # two threads that begin at once would draw two names, and know one
+        return _note()
 
 
 @functools.cache
-def note() -> str:
-    """The filter that writes a line per frame, under a name that no file can know."""
+def _note() -> str:
     return f"showinfo@{secrets.token_hex(8)}"
 
 
