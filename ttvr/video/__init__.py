@@ -13,21 +13,16 @@ decoder that hangs goes on hanging; one that works ends at its next write.
 
 from __future__ import annotations
 
-import stat
 import threading
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from ttvr.errors import VideoError
-from ttvr.video import _avi, _decode, _fragments, _images, _isobmff
+from ttvr.video import _decode, _facts, _images
 from ttvr.video._choice import Choice
 from ttvr.video._command import FIRST_VIDEO
 from ttvr.video._ffmpeg import ffmpeg_version, find_ffmpeg
-from ttvr.video._fragments import Fragments
 from ttvr.video._images import IMAGE_SUFFIXES
-from ttvr.video._isobmff import Track
 from ttvr.video._process import Deadline
 from ttvr.video._types import Choose, Frames, Status, VideoInfo
 from ttvr.video._write import write
@@ -56,20 +51,7 @@ VIDEO_SUFFIXES = frozenset((
     ".ivf", ".y4m", ".gif", ".webp",
 ))
 # fmt: on
-EARLY_SECONDS, EARLY_PART = 1.0, 0.1  # a video that ends earlier than both before its end: partial
 TIMEOUT = 60.0
-_FROM_ZERO = ("matroska", "flv")  # containers whose duration is the time of the end
-
-
-class _Tables(NamedTuple):
-    """What the tables of the file itself tell: of every frame, or at least of the length."""
-
-    track: Track | None
-    fragments: Fragments | None = None
-    avi_seconds: float | None = None
-
-    def is_exact(self) -> bool:
-        return self.track is not None and self.track.is_simple
 
 
 def is_video(path: str | Path) -> bool:
@@ -97,10 +79,10 @@ def probe(path: str | Path) -> VideoInfo:
         RequirementError: there is no ffmpeg.
     """
     path = Path(path)
-    if _is_for_pillow(path):
+    if _facts.is_for_pillow(path):
         return _images.probe(path)
     log = _decode.header(path, Deadline.after(TIMEOUT))
-    return _facts(log.info, _tables(path))
+    return _facts.corrected(log.info, _facts.read_tables(path))
 
 
 def read_frames(
@@ -140,9 +122,9 @@ def read_frames(
     path = Path(path)
     choice = Choice(choose, fps=fps, start=start, end=end)
     deadline = Deadline.after(timeout, stop=stop)
-    if _is_for_pillow(path):
+    if _facts.is_for_pillow(path):
         return _images.read(path, choice, size=size, deadline=deadline)
-    tables = _tables(path)
+    tables = _facts.read_tables(path)
     track = tables.track
     decoded = None
     if track is not None:
@@ -152,77 +134,9 @@ def read_frames(
         guess = track.times() if tables.is_exact() else _decode.promised_times(path, deadline)
         stream = FIRST_VIDEO if track is None else str(track.stream)
         decoded = _decode.one_pass(path, choice, guess, stream=stream, size=size, deadline=deadline)
-    info = _facts(_measured(decoded), tables)
+    info = _facts.corrected(_facts.measured(decoded), tables)
     status = Status("ok", info.duration, info.duration, 0)  # a thin copy is cut from a whole file
     if not is_thin:
-        status = _status(decoded, info, tables)
+        status = _facts.judge(decoded, info, tables)
     pixels = _images.stack(decoded.images)
     return Frames(pixels, decoded.times.astype(np.float32), status, info)
-
-
-def _tables(path: Path) -> _Tables:
-    tables = _Tables(_isobmff.read(path))
-    if tables.is_exact():
-        return tables
-    return tables._replace(fragments=_fragments.read(path), avi_seconds=_avi.seconds(path))
-
-
-def _is_for_pillow(path: Path) -> bool:
-    """Whether Pillow reads it, after all has been refused that nothing can read.
-
-    Raises:
-        VideoError: empty, or invalid_data for what is missing, unreadable, or no file.
-    """
-    try:
-        facts = path.stat()
-        if stat.S_ISDIR(facts.st_mode):
-            return True
-        if not stat.S_ISREG(facts.st_mode):  # to open a fifo would wait for its writer
-            raise VideoError("invalid_data", "not a regular file")
-        if facts.st_size == 0:
-            raise VideoError("empty", "the file has 0 bytes")
-        return _images.is_animation(path)
-    except OSError as error:
-        raise VideoError("invalid_data", error.strerror or str(error)) from None
-
-
-def _measured(decoded: _decode.Decoded) -> VideoInfo:
-    """Header facts, with the rate and the first timestamp that the frames really have."""
-    info, times = decoded.log.info, decoded.everything
-    if len(times) > 1 and times[-1] > 0:
-        info = info._replace(fps=(len(times) - 1) / float(times[-1]))
-    first = decoded.log.pts[0]
-    return info if first is None else info._replace(start=float(first * decoded.log.base))
-
-
-def _facts(info: VideoInfo, tables: _Tables) -> VideoInfo:
-    """Header facts, with those that only the file's own tables tell right."""
-    track = tables.track
-    if not tables.is_exact():
-        promised = 0.0 if tables.fragments is None else tables.fragments.seconds
-        longest = max(promised, info.duration or 0.0) or None
-        return info._replace(duration=tables.avi_seconds or longest)
-    seconds, shown = track.seconds(), track.shown()
-    return info._replace(
-        fps=len(shown) / seconds if seconds else None,
-        duration=seconds,
-        frames=len(shown),
-        start=float(track.cts[shown[0]] + track.shift) / track.timescale,
-    )
-
-
-def _status(decoded: _decode.Decoded, info: VideoInfo, tables: _Tables) -> Status:
-    """How far and how well everything decoded."""
-    times, log, expected = decoded.everything, decoded.log, info.duration
-    step = times[-1] - times[-2] if len(times) > 1 else 1 / info.fps if info.fps else 0.0
-    reached = float(times[-1] + step)
-    if not tables.is_exact():
-        # A container's duration counts from 0 or from its own start, where another stream may
-        # begin before the video does.
-        counts_from_zero = log.container.startswith(_FROM_ZERO)
-        reached += info.start - (0.0 if counts_from_zero else log.info.start)
-    missing = 0.0 if expected is None else expected - reached
-    is_early = missing > max(EARLY_SECONDS, EARLY_PART * (expected or 0.0))
-    is_cut = tables.fragments is not None and tables.fragments.is_cut
-    state = "partial" if is_early or is_cut or log.errors else "ok"
-    return Status(state, expected, reached, log.errors)
