@@ -8,12 +8,12 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ttvr.commands import _options
+from ttvr.commands._pool import as_done
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, INCOMPATIBLE, PARTIAL
 from ttvr.commands._verbs import Verbs
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ttvr.datasets import Coverage
     from ttvr.datasets._base import Dataset
     from ttvr.records import Clip
+    from ttvr.video import Status
 
 _COLUMNS = ("split", "annotations", "counts", "videos", "captions", "present", "missing", "broken")
 _SHOWN = 20
 _SIZE = 32  # of the frame that is decoded, pixels
-_AHEAD = 2  # clips waiting for each that is decoded
 
 
 class _Checked(NamedTuple):
@@ -116,37 +116,22 @@ def _decoded(
     dataset: Dataset, clips: list[Clip], *, jobs: int, timeout: float
 ) -> Iterator[tuple[Clip, str | None]]:
     """Each clip with what is wrong with it, as they are done; decoders are processes."""
-    stop = threading.Event()
 
-    def decode(clip: Clip) -> str | None:
+    def decode(clip: Clip, stop: threading.Event) -> str | None:
         try:
             found = dataset.frames(clip, lambda n: [n // 2], size=_SIZE, timeout=timeout, stop=stop)
         except VideoError as error:
             return str(error)
         status = found.status
-        if status.state == "ok":
-            return None
-        seconds = "" if status.decoded_s is None else f", decodes for {status.decoded_s:.1f} s"
-        return f"partial{seconds}, {status.decoder_errors} decoder errors"
+        return None if status.state == "ok" else partial(status)
 
-    pool = ThreadPoolExecutor(jobs, thread_name_prefix="check")
-    try:
-        waiting: dict[Future[str | None], Clip] = {}
-        for clip in clips:
-            waiting[pool.submit(decode, clip)] = clip
-            while len(waiting) > jobs * _AHEAD:
-                yield from _finished(waiting)
-        while waiting:
-            yield from _finished(waiting)
-    finally:
-        stop.set()  # an error or Ctrl-C: what is begun is killed, the rest is not begun
-        pool.shutdown(cancel_futures=True)
+    yield from as_done(decode, clips, jobs=jobs)
 
 
-def _finished(waiting: dict[Future[str | None], Clip]) -> list[tuple[Clip, str | None]]:
-    """Take off what is done, at least one."""
-    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-    return [(waiting.pop(future), future.result()) for future in done]
+def partial(status: Status) -> str:
+    """What is said of a video that is not whole."""
+    seconds = "" if status.decoded_s is None else f", decodes for {status.decoded_s:.1f} s"
+    return f"partial{seconds}, {status.decoder_errors} decoder errors"
 
 
 def _with_broken(one: _Checked, broken: dict[Clip, str]) -> _Checked:
