@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ttvr.commands import _options
 from ttvr.commands._data_check import add_check
+from ttvr.commands._data_compress import add_compress
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, execute, parser
 from ttvr.commands._target import new_folder
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         summary="Check and prepare datasets.",
         examples=(
             "ttvr-data check --data msrvtt:9k --root MSRVTT/",
+            "ttvr-data compress ~/Videos -o small/",
             "ttvr-data synth -o synth/",
             "ttvr-data synth -o few/ --limit 60 --format images",
         ),
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = Verbs(made)
     add_check(verbs)
+    add_compress(verbs)
     summary = (
         "draw the synthetic clips to files, with gt.tsv for `ttvr-eval --gt` and captions.txt for "
         "`ttvr-rank`; finished files are kept. stdout: the folder"

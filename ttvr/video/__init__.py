@@ -21,6 +21,7 @@ import numpy as np
 from ttvr.video import _decode, _facts, _images
 from ttvr.video._choice import Choice
 from ttvr.video._command import FIRST_VIDEO
+from ttvr.video._compress import CONTAINERS, compress, compressed_name
 from ttvr.video._ffmpeg import ffmpeg_version, find_ffmpeg
 from ttvr.video._images import IMAGE_SUFFIXES
 from ttvr.video._process import Deadline
@@ -28,6 +29,7 @@ from ttvr.video._types import Choose, Frames, Status, VideoInfo
 from ttvr.video._write import write
 
 __all__ = [
+    "CONTAINERS",
     "IMAGE_SUFFIXES",
     "TIMEOUT",
     "VIDEO_SUFFIXES",
@@ -35,6 +37,8 @@ __all__ = [
     "Frames",
     "Status",
     "VideoInfo",
+    "compress",
+    "compressed_name",
     "ffmpeg_version",
     "find_ffmpeg",
     "is_video",

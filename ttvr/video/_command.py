@@ -71,6 +71,36 @@ def encode(path: Path, *, width: int, height: int, fps: Fraction, codec: str) ->
     return _compiled(ffmpeg.output(source, location(path), y=None, **output))
 
 
+def recode(
+    source: Path, target: Path, *, stream: str, fps: Fraction, size: int, container: str
+) -> list[str]:
+    """A video to a smaller one without sound; a line per decoded frame to stderr.
+
+    The encoder and its rate are those that ffmpeg has for the container, as published. Frame k is
+    the one shown at k / fps seconds from the first frame, as `Choice` has it.
+
+    Args:
+        source: the file.
+        target: the file to write.
+        stream: which stream of the source.
+        fps: frames per second.
+        size: short side, even.
+        container: ffmpeg's name of the muxer.
+    """
+    # One thread each, as for decoding. Filters that are set up anew would count from 0 again.
+    entry = _input(source, copyts=None, threads=1, filter_threads=1, reinit_filter=0)[stream]
+    steps = [f"{_log.note()}=checksum=0", "setpts=PTS-STARTPTS", f"fps={fps}:round=up"]
+    # The long side is cut to an even number: yuv420p has a color for each 2 x 2 pixels.
+    width = f"if(lte(iw,ih),{size},trunc({size}*iw/ih/2)*2)"
+    height = f"if(lte(iw,ih),trunc({size}*ih/iw/2)*2,{size})"
+    steps += [f"scale=w='{width}':h='{height}':flags={SCALING}", "format=yuv420p"]
+    # A frame that cannot be decoded is counted by `_log`, and is no failure of the whole.
+    output: Options = {"vf": ",".join(steps), "threads": 1, "max_error_rate": 1, "f": container}
+    if container in ("mp4", "mov"):
+        output["movflags"] = "+faststart"
+    return _compiled(ffmpeg.output(entry, location(target), y=None, **output, **_BARE))
+
+
 def location(path: Path) -> str:
     """The file as ffmpeg is told it: no name is taken for an option, a protocol or a pattern."""
     return f"file:{path.absolute()}"
