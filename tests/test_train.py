@@ -31,7 +31,7 @@ from ttvr.train._setup import set_up
 
 OFTEN = Options(eval_every=4, save_every=3, log_every=2)
 STEPS = 12  # two epochs of 24 captions, 4 at a time
-CHANGING = ("seconds", "mib", "clips_per_second")
+CHANGING = ("seconds", "mib", "clips_per_second", "wait")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,6 +128,7 @@ def test_the_log_says_all_of_a_step(whole, start):
         assert one["grad_norm"] > 0
         assert one["scale"] == pytest.approx(13.5, rel=0.1)
         assert all(one[name] > 0 for name in CHANGING)
+        assert one["wait"] < 1
     for one in validations:
         assert 0 <= one["val"]["t2v"]["R@1"] <= 100
         assert one["val"]["videos"] == 8

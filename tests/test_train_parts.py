@@ -20,6 +20,7 @@ from ttvr.recipes import Recipe
 from ttvr.retriever import build
 from ttvr.train import Options, rehearse, train, validate
 from ttvr.train._setup import set_up
+from ttvr.train._state import Meter, State
 
 OFTEN = Options(eval_every=4, save_every=3, log_every=2)
 
@@ -143,3 +144,26 @@ def test_places_are_as_loud_as_patches_from_scratch():
     clip = build(Recipe(weights="scratch:ttvr-tiny")).clip
     assert float(clip.visual.positional_embedding.detach().std()) == pytest.approx(0.5)
     assert not clip.token_embedding.weight.any()
+
+
+def test_the_part_of_the_time_that_batches_are_waited_for(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("ttvr.train._state.time.monotonic", lambda: clock[0])
+
+    def batches():
+        for number in range(4):
+            clock[0] += 3.0
+            yield number
+
+    state = State(4)
+    meter = Meter(state, 2, torch.device("cpu"))
+    found = []
+    for number in meter.waiting(batches()):
+        clock[0] += 1.0
+        state.step = number + 1
+        if state.step % 2 == 0:
+            found.append(meter.lap())
+            clock[0] += 5.0  # a validation is no part of the steps
+            assert "wait" not in meter.lap()
+    assert [one["wait"] for one in found] == [0.75, 0.75]
+    assert [one["clips_per_second"] for one in found] == [0.5, 0.5]

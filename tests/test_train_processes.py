@@ -24,7 +24,7 @@ from ttvr.train._loop import _learn
 from ttvr.train._setup import set_up
 
 OFTEN = Options(eval_every=4, save_every=3, log_every=1)
-CHANGING = ("seconds", "mib", "clips_per_second")
+CHANGING = ("seconds", "mib", "clips_per_second", "wait")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -92,7 +92,7 @@ def train(
         meter = Meter(state, recipe.batch_size, parts.model.device)
         log.info("%s: %d of %d steps done", folder, state.step, state.steps)
         on_step(state.step, state.steps)
-        for step, batch in _remaining(parts.loader, state):
+        for step, batch in meter.waiting(_remaining(parts.loader, state)):
             epoch = step // per_epoch
             learned = _learn(parts, batch, recipe, step, state.steps)
             state.step = step + 1
@@ -134,7 +134,7 @@ def rehearse(
     steps = recipe.epochs * len(parts.loader)
     state = State(steps)
     meter = Meter(state, recipe.batch_size, parts.model.device)
-    batch = next(parts.loader.batches(0))
+    batch = next(meter.waiting(parts.loader.batches(0)))
     learned = _learn(parts, batch, recipe, 0, steps)
     state.step = 1
     return {

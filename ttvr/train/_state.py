@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from ttvr.train._folder import BEST, LAST, RECIPE, clear, peak_mib
 from ttvr.train._setup import AnyData, Options, Parts
 
 FORMAT = "ttvr-train/1"
+Item = TypeVar("Item")
 
 
 class Outcome(NamedTuple):
@@ -147,10 +148,26 @@ class Meter:
 
     def __init__(self, state: State, clips_per_step: int, device: torch.device) -> None:
         self._state, self._clips, self._device = state, clips_per_step, device
-        self._step, self._time = state.step, time.monotonic()
+        self._step, self._time, self._waited = state.step, time.monotonic(), 0.0
+
+    def waiting(self, batches: Iterator[Item]) -> Iterator[Item]:
+        """The same items, with the time that they are waited for."""
+        while True:
+            before = time.monotonic()
+            try:
+                item = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.monotonic() - before
+            yield item
 
     def lap(self) -> dict[str, float]:
-        """Seconds of the training, MiB at most, and clips per second since the lap before."""
+        """Seconds of the training and MiB at most; of the steps since the lap before, if any.
+
+        Of those, clips per second, and `wait`: the part of their time, 0..1, that passed waiting
+        for batches.
+        """
         now, state = time.monotonic(), self._state
         spent, steps = now - self._time, state.step - self._step
         state.seconds += spent
@@ -158,6 +175,8 @@ class Meter:
         found = {"seconds": round(state.seconds, 3), "mib": peak_mib(self._device)}
         if steps:
             found["clips_per_second"] = round(steps * self._clips / spent, 1)
+            found["wait"] = self._waited / spent
+            self._waited = 0.0
         return found
 
 
