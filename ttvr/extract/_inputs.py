@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +20,6 @@ Read = Callable[..., video.Frames]
 
 read_file: Read = Dataset().frames
 """Frames of a clip that is a file, as datasets of files have them."""
-
-DIGEST_DIGITS = 16
 
 
 class Input(NamedTuple):
@@ -197,21 +193,7 @@ def _absolute(path: Path) -> Path:
 
 def _source(path: Path, id: str, root: str, below: str) -> Source:
     """A video with size and time of change; for an image folder those of the images it shows."""
-    try:
-        status = path.stat()
-        if not stat.S_ISDIR(status.st_mode):
-            return Source(id, root, below, status.st_size, status.st_mtime_ns)
-        images = sorted(
-            (os.fsencode(image.name), facts.st_size, facts.st_mtime_ns)
-            for image in path.iterdir()
-            if image.suffix.lower() in video.IMAGE_SUFFIXES and not image.name.startswith(".")
-            for facts in [image.stat()]
-        )
-    except OSError:  # decoding will say what is wrong with it
-        return Source(id, root, below, None, None)
-    latest = max((mtime_ns for _, _, mtime_ns in images), default=None)
-    digest = hashlib.sha256(repr(images).encode()).hexdigest()[:DIGEST_DIGITS]
-    return Source(id, root, below, sum(size for _, size, _ in images), latest, images=digest)
+    return Source(id, root, below, **video.stamp(path)._asdict())
 
 
 def _without_repeats(found: Iterable[Input]) -> list[Input]:

@@ -25,6 +25,7 @@ from ttvr.video._compress import CONTAINERS, compress, compressed_name
 from ttvr.video._ffmpeg import ffmpeg_version, find_ffmpeg
 from ttvr.video._images import IMAGE_SUFFIXES
 from ttvr.video._process import Deadline
+from ttvr.video._stamp import stamp
 from ttvr.video._types import Choose, Frames, Status, VideoInfo
 from ttvr.video._write import write
 
@@ -44,6 +45,7 @@ __all__ = [
     "is_video",
     "probe",
     "read_frames",
+    "stamp",
     "write",
 ]
 
