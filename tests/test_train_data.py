@@ -76,3 +76,22 @@ def test_all_videos_have_to_be_there(train, root, tmp_path):
     assert code == 1
     assert "1 of 4 videos of folder/train are not there below" in err
     assert not (tmp_path / "x" / "best.pt").exists()
+
+
+def test_cached_frames_change_no_bit(train, tmp_path):
+    cache = tmp_path / "deep" / "cache"
+    arguments = ("--val-split", "test", "--epochs", 2)
+    results = []
+    for name, more in (("plain", ()), ("made", ("--cache", cache)), ("used", ("--cache", cache))):
+        code, out, err = train("-o", tmp_path / name, *arguments, *more)
+        assert code == 0, err
+        assert ("all frames of 6 clips, about 48, take" in err) == bool(more)
+        results.append((out, (tmp_path / name / "best.pt").read_bytes()))
+    assert results[0] == results[1] == results[2]
+    assert len(list(cache.iterdir())) == 4  # a and b are in both splits
+
+
+def test_clips_that_are_drawn_are_not_cached(train, tmp_path):
+    code, _, err = train("-o", tmp_path / "x", "--cache", tmp_path / "c", data="synthetic")
+    assert (code, "drop --cache" in err) == (2, True)
+    assert not (tmp_path / "c").exists()

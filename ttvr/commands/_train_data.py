@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttvr.commands import _options
+from ttvr.commands._target import new_folder
 from ttvr.errors import UsageError
 
 if TYPE_CHECKING:
-    from ttvr.records import Split
+    from ttvr.records import Clip, Split
     from ttvr.train import AnyData
+
+_SIDE = 224  # pixels, of most CLIPs
+
+log = logging.getLogger(__name__)
 
 
 def of_dataset(args: argparse.Namespace) -> tuple[AnyData, int]:
@@ -39,7 +46,27 @@ def of_dataset(args: argparse.Namespace) -> tuple[AnyData, int]:
 
     learned = load("train", args.limit)
     ranked = None if val is None else load(val, args.eval_limit)
-    data = train.Data(dataset.name, dataset.read, learned, ranked)
+    read = dataset.read
+    if args.cache:
+        if not dataset.needs_root:
+            raise UsageError(f"{dataset.name} draws its clips, nothing is decoded: drop --cache")
+        folder = new_folder(args.cache)
+        folder.mkdir(parents=True, exist_ok=True)
+        if distributed.leads():
+            _say_size(folder, [*learned.clips, *(ranked.clips if ranked else ())])
+        read = datasets.cached(read, folder)
+    data = train.Data(dataset.name, read, learned, ranked)
     # Drawing is Python, one thread at a time; decoding is in processes of its own.
     most = max(1, _options.default_jobs() // distributed.local()[1]) if dataset.needs_root else 1
     return data, args.jobs or most
+
+
+def _say_size(folder: Path, clips: list[Clip]) -> None:
+    """Log how large the cached frames of all clips will be, and what there is room for."""
+    from ttvr import datasets
+
+    frames = datasets.frames_of(clips)
+    takes, free = frames * _SIDE**2 * 3 / 1e9, shutil.disk_usage(folder).free / 1e9
+    text = "%s: all frames of %d clips, about %d, take %.1f GB at %d pixels; %.1f GB are free%s"
+    hint = "; ttvr-data compress makes them fewer" if takes > free else ""
+    log.info(text, folder, len(clips), frames, takes, _SIDE, free, hint)

@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="split to validate on, which best.pt is chosen by (default: val, where there is one)",
     )
+    data.add_argument(
+        "--cache", metavar="DIR", help="keep all decoded frames there, for the next epochs and runs"
+    )
     of_features.add(made.add_argument_group("features (with --features)"))
     _add_recipe(made.add_argument_group("recipe (flags change what --recipe says)"))
     _add_run(made.add_argument_group("run"))

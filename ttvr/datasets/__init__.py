@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from ttvr import plugins
 from ttvr.datasets._coverage import Coverage, coverage, require_all
+from ttvr.datasets._frame_cache import cached, frames_of
 
 if TYPE_CHECKING:
     from ttvr.datasets._base import Dataset
 
-__all__ = ["Coverage", "coverage", "load", "require_all"]
+__all__ = ["Coverage", "cached", "coverage", "frames_of", "load", "require_all"]
 
 log = logging.getLogger(__name__)
 
