@@ -67,7 +67,7 @@ def test_frames_are_those_shown_at_each_third_of_a_second(compress, tmp_path, su
 
 def test_running_again_makes_what_is_not_there(compress, clips, tmp_path):
     out = tmp_path / "out"
-    arguments = (clips, "-o", out, "--size", 32, "--json")
+    arguments = (clips, "-o", out, "--size", 32, "--json", "-j", 1)
     code, printed, _ = compress(*arguments)
     facts = json.loads(printed)
     assert (code, facts["done"], facts["skipped"], facts["failed"]) == (0, 2, 0, {})
@@ -86,6 +86,7 @@ def test_running_again_makes_what_is_not_there(compress, clips, tmp_path):
     code, printed, _ = compress(*arguments)
     assert (code, json.loads(printed)["done"]) == (0, 2)
     assert [video.probe(path).frames for path in copies] == [6, 3]
+    assert json.loads(compress(*arguments)[1])["done"] == 0
     code, printed, _ = compress(*arguments, "--fps", 2)
     assert (code, json.loads(printed)["done"]) == (0, 2)
     assert [video.probe(path).frames for path in copies] == [4, 2]

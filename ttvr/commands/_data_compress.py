@@ -124,6 +124,8 @@ def _compress(args: argparse.Namespace) -> int:
     done = contextlib.closing(as_done(work, todo, jobs=args.jobs or _options.default_jobs()))
     shown = Progress("videos", total=len(copies), mode=args.progress, quiet=args.quiet)
     with shown as progress, (out / JOURNAL).open("a", encoding="utf-8") as journal, done as ready:
+        if _is_torn(out / JOURNAL):
+            journal.write("\n")
         if kept:
             progress.step(skipped=len(kept))
         for copy, result in ready:
@@ -201,6 +203,12 @@ def _kept(out: Path, copies: Iterable[_Copy]) -> dict[_Copy, _Result]:
         if copy.made_from == made_from and file.is_file() and file.stat().st_size == result.bytes:
             kept[copy] = result
     return kept
+
+
+def _is_torn(journal: Path) -> bool:
+    """Whether a run that was killed left half a line."""
+    content = journal.read_bytes()
+    return bool(content) and not content.endswith(b"\n")
 
 
 def _make(args: argparse.Namespace, copy: _Copy, target: Path, stop: threading.Event) -> _Result:
