@@ -175,7 +175,7 @@ class Meter:
         found = {"seconds": round(state.seconds, 3), "mib": peak_mib(self._device)}
         if steps:
             found["clips_per_second"] = round(steps * self._clips / spent, 1)
-            found["wait"] = self._waited / spent
+            found["wait"] = round(self._waited / spent, 6)
             self._waited = 0.0
         return found
 
