@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +73,28 @@ def test_a_clip_is_decoded_once(clip, folder):
     (path,) = folder.iterdir()
     frames = np.load(path, mmap_mode="r")
     assert (frames.shape, frames.dtype) == ((24, SIZE, SIZE, 3), np.uint8)
+
+
+def test_processes_share_a_folder(clip, folder):
+    code = (
+        "import hashlib, sys\n"
+        "from pathlib import Path\n"
+        "from ttvr import datasets\n"
+        "from ttvr.datasets._base import Dataset\n"
+        "from ttvr.records import Clip\n"
+        "read = datasets.cached(Dataset().read, Path(sys.argv[2]))\n"
+        f"found = read(Clip('a', Path(sys.argv[1])), lambda n: [0, n - 1], size={SIZE})\n"
+        "print(hashlib.sha256(found.tobytes()).hexdigest())\n"
+    )
+    command = [sys.executable, "-c", code, str(clip.path), str(folder)]
+    begun = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        for _ in range(2)
+    ]
+    said = {process.communicate(timeout=60)[0].strip() for process in begun}
+    expected = READ(clip, lambda n: [0, n - 1], size=SIZE)
+    assert said == {hashlib.sha256(expected.tobytes()).hexdigest()}
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_another_video_part_or_size_is_another_file(clip, folder):
