@@ -61,6 +61,28 @@ def test_a_gathered_loss_has_the_gradient_of_the_whole_batch(tmp_path, world, ro
         assert float(mean.norm() / whole.norm()) == pytest.approx(1, abs=1e-12)
 
 
+def test_gradients_of_processes_are_averaged_where_any_has_one(tmp_path, monkeypatch):
+    """In messages that hold two of them, or one that is larger; the frozen one stays as it is."""
+    monkeypatch.setattr("ttvr.distributed._group._AT_ONCE", 8)
+
+    def averaged():
+        rank = distributed.rank()
+        made = [torch.full((2, 2), float(rank), requires_grad=at != 3) for at in range(6)]
+        made.append(torch.full((3, 3), float(rank), requires_grad=True))
+        distributed.start_alike(made)
+        starts = [tensor.detach().clone() for tensor in made]
+        for at in (0, 1, 2, 6) if rank else (1, 4, 6):
+            made[at].grad = torch.full_like(made[at], 1.0 + at + 10 * rank).T
+        distributed.average_gradients(made)
+        return starts, [tensor.grad for tensor in made]
+
+    expected = [5.5, (2 + 12) / 2, 6.5, None, 2.5, None, (7 + 17) / 2]
+    for starts, found in together(averaged, world=2, folder=tmp_path / "out"):
+        assert all(not tensor.any() for tensor in starts)
+        for tensor, mean in zip(found, expected, strict=True):
+            assert tensor is None if mean is None else bool((tensor == mean).all())
+
+
 def test_a_launcher_that_does_not_say_where_to_meet(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     message = "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not"

@@ -2,6 +2,7 @@
 
 from ttvr.distributed._group import (
     any_of,
+    average_gradients,
     averaging,
     from_first,
     gather,
@@ -15,12 +16,14 @@ from ttvr.distributed._group import (
     part,
     rank,
     sizes,
+    start_alike,
     world,
 )
 from ttvr.distributed._launch import launch
 
 __all__ = [
     "any_of",
+    "average_gradients",
     "averaging",
     "from_first",
     "gather",
@@ -35,5 +38,6 @@ __all__ = [
     "part",
     "rank",
     "sizes",
+    "start_alike",
     "world",
 ]

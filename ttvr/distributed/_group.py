@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ttvr.errors import UsageError
 
 _JOINS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_AT_ONCE = 1 << 23  # numbers of gradients in one message: 32 MiB, which are copied for it
 # Who is dead is found by the launcher at once; who is slow, in a long validation, is waited for.
 _PATIENCE = timedelta(days=1)
 
@@ -115,6 +116,53 @@ def averaging(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False, static_graph=True)
 
 
+def start_alike(parameters: Iterable[Tensor]) -> None:
+    """Give the first process's values to these, the same ones everywhere, in all processes."""
+    if world() > 1:
+        for tensor in parameters:
+            dist.broadcast(tensor.data, 0)
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Leave the mean of all processes' gradients in each of them, once `backward` is over.
+
+    It is for steps that go back more than once, which `averaging` is not made for. A parameter
+    that has no gradient in some processes counts as 0 there; one that has none anywhere gets none,
+    as in one process.
+
+    Args:
+        parameters: the same ones in the same order everywhere.
+    """
+    if world() == 1:
+        return
+    learned = [tensor for tensor in parameters if tensor.requires_grad]
+    is_reached = torch.tensor([tensor.grad is not None for tensor in learned], dtype=torch.uint8)
+    dist.all_reduce(is_reached, dist.ReduceOp.MAX)
+    reached = [tensor for tensor, one in zip(learned, is_reached.tolist(), strict=True) if one]
+    for tensor in reached:
+        if tensor.grad is None:
+            tensor.grad = torch.zeros_like(tensor)
+    for bucket in _buckets([tensor.grad for tensor in reached]):
+        flat = torch.cat([one.flatten() for one in bucket]) / world()
+        dist.all_reduce(flat)
+        means = flat.split([one.numel() for one in bucket])
+        for one, mean in zip(bucket, means, strict=True):
+            one.copy_(mean.view_as(one))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in order, as many at once as make a message."""
+    bucket, numbers = [], 0
+    for tensor in tensors:
+        if bucket and numbers + tensor.numel() > _AT_ONCE:
+            yield bucket
+            bucket, numbers = [], 0
+        bucket.append(tensor)
+        numbers += tensor.numel()
+    if bucket:
+        yield bucket
+
+
 def sizes(rows: int) -> list[int]:
     """How many rows of a batch each process has; it is told how many this one has."""
     if world() == 1:
@@ -129,9 +177,10 @@ def gather(parts: Sequence[Tensor | None], rows: Sequence[int]) -> list[Tensor |
     """The rows of all processes, one process's after the other's, in each of them.
 
     The gradient is exact for a loss that every process takes of all rows alike, where gradients of
-    parameters are averaged afterwards, as `averaging` does: what comes back is the gradient of this
-    process's rows, times the number of processes. (Published code leaves that factor out, so its
-    encoders learn from a gradient divided by it, and the logit scale from a whole one.)
+    parameters are averaged afterwards, as `averaging` or `average_gradients` does: what comes back
+    is the gradient of this process's rows, times the number of processes. (Published code leaves
+    that factor out, so its encoders learn from a gradient divided by it, and the logit scale from a
+    whole one.)
 
     Args:
         parts: [b, ...] each, of any dtype, in the same order and of the same shapes everywhere but
