@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,20 +148,46 @@ class Retriever(nn.Module):
         with distributed.own_chance(self.device):
             text, video = self.features(batch)
             rows = distributed.sizes(len(batch.ids))
-            share = len(batch.ids) * len(rows) / sum(rows)
-            losses, extra = {}, {}
-            if not self.head.gather:
-                own = self.losses(text, video, self.scale)
-                losses = {name: share * loss for name, loss in own.items()}
-            if self.auxiliary is not None:
-                vectors = self.head.vector_text(text), self.head.vector_video(video)
-                words = self.auxiliary(batch.ids.to(self.device), *vectors)
-                extra["words"] = self.recipe.word_loss * share * words
-        if self.head.gather:
-            text = TextFeatures(*distributed.gather(text, rows))
-            video = VideoFeatures(*distributed.gather(video, rows))
-            losses = self.losses(text, video, self.scale)
-        return {**losses, **extra}
+            own = self.own_losses(batch.ids, text, video, rows)
+        return {**self.common_losses(text, video, rows), **own}
+
+    def own_losses(
+        self, ids: Tensor, text: TextFeatures, video: VideoFeatures, rows: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """The losses that are taken of a process's own rows, as `forward`; mostly the words' alone.
+
+        Args:
+            ids: [B, L] int64 tokens of its captions.
+            text: of its captions.
+            video: of their videos.
+            rows: B of every process.
+        """
+        share = len(ids) * len(rows) / sum(rows)
+        losses = {}
+        if not self.head.gather:
+            own = self.losses(text, video, self.scale)
+            losses = {name: share * loss for name, loss in own.items()}
+        if self.auxiliary is not None:
+            vectors = self.head.vector_text(text), self.head.vector_video(video)
+            words = self.auxiliary(ids.to(self.device), *vectors)
+            losses["words"] = self.recipe.word_loss * share * words
+        return losses
+
+    def common_losses(
+        self, text: TextFeatures, video: VideoFeatures, rows: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """The losses of all processes' rows, as `forward`; none where the head does not gather.
+
+        Args:
+            text: of this process's captions.
+            video: of their videos.
+            rows: as of `own_losses`.
+        """
+        if not self.head.gather:
+            return {}
+        text = TextFeatures(*distributed.gather(text, rows))
+        video = VideoFeatures(*distributed.gather(video, rows))
+        return self.losses(text, video, self.scale)
 
     @torch.inference_mode()
     def pad_frame(self, frames: int = 1) -> Tensor:
