@@ -43,9 +43,10 @@ def test_the_settings_come_from_recipe_set_and_flags(capsys):
         *("--recipe", "ttvr-tiny", "--set", "betas=0.8,0.9", "--set", "train_frames=none"),
         *("--lr", "3e-4", "--epochs", 2, "-b", 7, "--seed", 5, "--precision", "fp32"),
         *("--set", "head_options=gain=2,deep=true", "--set", "word_loss=2", "--frames", 3),
-        *("-w", "x.pt", "--set", "checkpointing=true"),
+        *("-w", "x.pt", "--set", "checkpointing=true", "--accumulate", 4),
     )
     changed = {
+        "accumulate": 4,
         "checkpointing": True,
         "betas": [0.8, 0.9],
         "train_frames": None,
@@ -84,6 +85,7 @@ WRONG = {
     "text for a number": (["--set", "lr=fast"], "lr is float, got 'fast'"),
     "a fraction of an epoch": (["--set", "epochs=1.5"], "epochs is int"),
     "no epochs": (["--set", "epochs=0"], "at least 1"),
+    "no part of a batch": (["--set", "accumulate=0"], "accumulate is a number of at least 1"),
     "a truth value": (["--set", "frames=true"], "frames is int, got True"),
     "a number for a truth value": (["--set", "checkpointing=1"], "checkpointing is bool, got 1"),
     "none where something is due": (["--set", "lr=none"], "lr is float"),

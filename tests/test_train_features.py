@@ -361,6 +361,7 @@ REFUSED = {
     "frames is 4 in .*, 5 in the recipe": {"frames": 5},
     "fps is None in .*, 1.0 in the recipe": {"fps": 1.0},
     "initial_scale has to be none": {"initial_scale": 30.0},
+    "accumulate has to be 1": {"accumulate": 2},
     "lr, that of the head, is 0": {"lr": 0.0},
     "fewer than one batch of 25": {"batch_size": 25},
 }

@@ -11,7 +11,7 @@ from ttvr.errors import UsageError
 
 Options = tuple[tuple[str, int | float | str | bool], ...]
 
-_AT_LEAST_ONE = ("frames", "words", "epochs", "batch_size", "train_frames")
+_AT_LEAST_ONE = ("frames", "words", "epochs", "batch_size", "accumulate", "train_frames")
 _POSITIVE = ("fps", "max_grad_norm", "initial_scale", "max_scale")
 _LARGEST = (1 << 63) - 1  # seed that every generator takes; of the others none comes near
 _WORDS = {"none": "null", "true": "true", "false": "false"}  # in any case of letters -> JSON
@@ -33,6 +33,8 @@ class Recipe:
         weights: where training starts: name or path of a checkpoint, or "scratch:SIZES".
         epochs: times that every caption of the training split is seen.
         batch_size: B, captions per step, each with its clip.
+        accumulate: parts that a process's rows of a batch go through the towers in: less memory,
+            more time, the same gradient.
         train_frames: T in training; None: `frames`.
         lr: peak learning rate of what is new: the head, an auxiliary loss.
         clip_lr: peak learning rate of CLIP's towers.
@@ -60,6 +62,7 @@ class Recipe:
     weights: str = "ViT-B/32"
     epochs: int = 5
     batch_size: int = 128
+    accumulate: int = 1
     train_frames: int | None = None
     lr: float = 1e-4
     clip_lr: float = 1e-7

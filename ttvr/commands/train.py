@@ -42,6 +42,7 @@ _SETTINGS = (
     "head",
     "reduce",
     "batch_size",
+    "accumulate",
     "frames",
     "precision",
     "seed",
@@ -120,6 +121,13 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         reduce="token reducer, as of `ttvr-extract`, here of the model that learns; repeatable",
         batch_size="captions per step",
         precision="autocast of the model in training",
+    )
+    group.add_argument(
+        "--accumulate",
+        type=_options.positive,
+        metavar="N",
+        help="parts that a process's captions of a step go through CLIP in: less memory, more "
+        "time, the same gradient",
     )
     group.add_argument(
         "--frames",

@@ -24,7 +24,8 @@ class Sparse(SegmentReducer):
         centers: K.
         draw: parts in training. "even": equal parts of all tokens, each video drawing for itself.
             "published": parts of floor(N/K) tokens, so that the last N - K floor(N/K) are never
-            seen, and one draw for all videos of the batch.
+            seen, and one draw for all videos of the batch, or of the part of it that a training
+            takes at once.
         mask: leave padding out.
         segment_mask: "any" or "last".
     """

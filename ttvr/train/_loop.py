@@ -15,7 +15,6 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from ttvr import distributed
-from ttvr.devices import autocast
 from ttvr.errors import TtvrError
 from ttvr.loader import Loader
 from ttvr.optim import schedule
@@ -23,6 +22,7 @@ from ttvr.recipes import Recipe
 from ttvr.records import Batch, EncodedBatch
 from ttvr.train._batches import FeatureLoader
 from ttvr.train._folder import BEST, Log, check_usable, claimed
+from ttvr.train._gradients import add_gradients
 from ttvr.train._setup import AnyData, Options, Parts, set_up
 from ttvr.train._state import Meter, Outcome, State, begin, identity, read
 
@@ -158,10 +158,7 @@ def _learn(
     rate = schedule(step, steps=steps, warmup=recipe.warmup)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate
-    with autocast(model.device, recipe.precision):
-        losses = parts.learner(batch)
-    scaler.scale(sum(losses.values())).backward()
-    losses = distributed.mean_of(losses)
+    losses = distributed.mean_of(add_gradients(parts, batch, recipe))
     loss = sum(losses.values())
     scaler.unscale_(optimizer)
     norm = clip_grad_norm_(model.parameters(), recipe.max_grad_norm)

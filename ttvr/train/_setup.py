@@ -119,7 +119,8 @@ class Parts(NamedTuple):
 
     Attributes:
         model: in training mode.
-        learner: the model, or what averages its gradients over several processes.
+        learner: the model, or what averages its gradients over several processes; of batches in
+            parts, the model.
         loader: of the training split.
         optimizer: with the groups of `parameter_groups`.
         scaler: of fp16's gradients; it does nothing in other precisions.
@@ -170,7 +171,15 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
     # Fused: one pass over the token table instead of several, the largest part of a small model.
     optimizer = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "fp16")
-    return Parts(model, distributed.averaging(model), loader, optimizer, scaler, given)
+    return Parts(model, _learner(model, recipe), loader, optimizer, scaler, given)
+
+
+def _learner(model: Retriever, recipe: Recipe) -> nn.Module:
+    """What a batch goes through: `distributed.averaging`, where it does so in one pass."""
+    if recipe.accumulate == 1:
+        return distributed.averaging(model)
+    distributed.start_alike(model.parameters())
+    return model
 
 
 def _freeze(model: Retriever, groups: Sequence[Mapping[str, Any]]) -> None:

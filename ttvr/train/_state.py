@@ -15,6 +15,7 @@ from ttvr import distributed, plugins
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.files import write, written
 from ttvr.recipes import Recipe, settings_of
+from ttvr.train._chance import Chance, chance, restore
 from ttvr.train._folder import BEST, LAST, RECIPE, clear, peak_mib
 from ttvr.train._setup import AnyData, Options, Parts
 
@@ -84,8 +85,7 @@ class State:
         """
         if not distributed.leads():
             return
-        device = parts.model.device
-        model = parts.model.state_dict()
+        model, generators = parts.model.state_dict(), chance(parts.model.device)
         content = {
             "format": FORMAT,
             "made_from": made_from,
@@ -96,8 +96,8 @@ class State:
             "model": {name: part for name, part in model.items() if name not in parts.given},
             "optimizer": parts.optimizer.state_dict(),
             "scaler": parts.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "rng": generators.cpu,
+            "cuda_rng": generators.cuda,
         }
         write(folder / LAST, lambda file: torch.save(content, file))
 
@@ -130,10 +130,7 @@ def begin(
     parts.model.load_state_dict({**given, **stored["model"]})
     parts.optimizer.load_state_dict(stored["optimizer"])
     parts.scaler.load_state_dict(stored["scaler"])
-    torch.set_rng_state(stored["rng"])
-    device = parts.model.device
-    if stored["cuda_rng"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(stored["cuda_rng"], device)
+    restore(Chance(stored["rng"], stored["cuda_rng"]), parts.model.device)
     return State.of(stored)
 
 

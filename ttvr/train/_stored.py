@@ -144,6 +144,11 @@ class StoredData(NamedTuple):
                 "another logit scale is another CLIP, to which the features do not belong: "
                 "initial_scale has to be none"
             )
+        if recipe.accumulate > 1:
+            raise UsageError(
+                "no tower runs where features are learned from, so there is nothing to accumulate: "
+                "accumulate has to be 1"
+            )
         if not recipe.lr:
             raise UsageError("nothing would be learned: lr, that of the head, is 0")
         if self.ranked is not None and self.ranked.settings() != made:
