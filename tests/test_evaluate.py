@@ -412,7 +412,7 @@ def test_ground_truth_reads_what_editors_write(tmp_path):
 def test_command_prints_a_table_and_the_protocol(home, capsys):
     code, out, _ = run(capsys, home / "feats", "--gt", home / "pairs.tsv")
     assert code == 0
-    header, t2v, group, sentence, total, protocol = out.splitlines()
+    header, t2v, group, sentence, total, protocol, interval = out.splitlines()
     assert header.split("\t") == ["direction", *NAMES, "RSum"]
     names = [line.split("\t")[0] for line in (t2v, group, sentence, total)]
     assert names == ["t2v", "v2t_group", "v2t_sentence", "SumR"]
@@ -424,6 +424,9 @@ def test_command_prints_a_table_and_the_protocol(home, capsys):
         "head meanp | frames 3 segment sha256:pixels | selection none | seed none",
     ):
         assert part in protocol
+    ways = r"t2v [\d.]+\.\.[\d.]+, v2t [\d.]+\.\.[\d.]+"
+    how = r"\(percentile bootstrap over videos, 10000 resamples\)"
+    assert re.fullmatch(rf"# R@1 95 % interval {ways} {how}", interval)
 
 
 def test_command_gives_full_precision_as_json(home, capsys, tmp_path):

@@ -133,7 +133,7 @@ def test_block_size_does_not_matter(problem, cells):
     sims, owner = problem
     whole = metrics.summary(sims, owner), metrics.summary(sims, owner, compat="clip4clip")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_BLOCK_CELLS", cells)
+        patch.setattr(metrics._counts, "_BLOCK_CELLS", cells)
         cut = metrics.summary(sims, owner), metrics.summary(sims, owner, compat="clip4clip")
     assert cut == whole
 

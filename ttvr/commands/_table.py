@@ -14,6 +14,8 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 def table(found: dict[str, Any], protocol: str, labels: Mapping[str, str] = _NONE) -> str:
     """A table, tab-separated, on a terminal with aligned columns; below it a line of protocol.
 
+    Then comes one of the interval of R@1, where `found` has it.
+
     Args:
         found: as `metrics.summary`.
         protocol: what was measured, and on what.
@@ -30,13 +32,27 @@ def table(found: dict[str, Any], protocol: str, labels: Mapping[str, str] = _NON
     rows = "\n".join(lines)
     if sys.stdout.isatty():
         rows = rows.expandtabs(14)
-    return f"{rows}\n# {protocol}\n"
+    return f"{rows}\n# {protocol}\n{_interval(found)}"
 
 
 def ties(found: dict[str, Any]) -> str:
     """How many queries have ties, and how they count."""
     parts = [f"{way} {100 * found[way]['tie_fraction']:.1f} %" for way in ("t2v", "v2t")]
     return f"ties {', '.join(parts)} ({found['compat'] or found['ties']})"
+
+
+def _interval(found: dict[str, Any]) -> str:
+    """The line of the interval; none with `compat`, and of runs from before there was one."""
+    ways = [way for way in ("t2v", "v2t") if found[way].get("R@1_interval")]
+    if not ways:
+        return ""
+    from ttvr.metrics import INTERVAL
+
+    ends = [
+        f"{way} {'..'.join(f'{end:.1f}' for end in found[way]['R@1_interval'])}" for way in ways
+    ]
+    how = f"{INTERVAL['method']}, {INTERVAL['resamples']} resamples"
+    return f"# R@1 {INTERVAL['per_cent']} % interval {', '.join(ends)} ({how})\n"
 
 
 def _labelled(name: str, label: str | None) -> str:
