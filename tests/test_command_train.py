@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_training import write_start
 
+from ttvr import retriever
 from ttvr.commands.train import main
 from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
 
@@ -105,6 +106,7 @@ WRONG = {
     "said twice by --set": (["--set", "epochs=2", "--set", "epochs=3"], "given twice"),
     "an unknown recipe": (["--recipe", "large"], "ttvr-tiny"),
     "no output": ([], "-o"),
+    "test chooses, and val": (["--select", "test", "--val-split", "val"], "goes with --val-split"),
 }
 
 
@@ -163,7 +165,14 @@ def test_a_training_from_start_to_end(tmp_path, capsys, start):
     assert captured.err == ""
     again = json.loads(captured.out)
     assert f"{again['t2v']['RSum']:.1f}" == table[1].split("\t")[-1]
-    assert " | ".join(again["protocol"].values()) in protocol
+    assert f"split synthetic/val sha256:{again['protocol']['sha256']} | " in protocol
+    chosen = again["protocol"]["selection"]
+    assert (chosen["select"], chosen["on"], chosen["steps"]) == ("best", "val", 4)
+    assert f"selection best on val, after step {chosen['step']} of 4 | seed 0 | ttvr " in protocol
+    trained = {**chosen, "seed": again["protocol"]["seed"]}
+    assert retriever.load(run / "best.pt").trained == trained
+    assert again["protocol"]["model"]["source"] == str(run / "best.pt")
+    assert {*again["protocol"]["versions"]} == {"ttvr", "torch", "numpy", "python"}
 
     assert call(*command[:-2], "--lr", "0.5", "-o", run) == 4
     error = capsys.readouterr().err

@@ -17,6 +17,7 @@ from ttvr import evaluate, metrics, plugins, retriever
 from ttvr.clip import tokenizer
 from ttvr.commands import data, extract
 from ttvr.commands import eval as command
+from ttvr.commands._extract_model import provenance
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.heads.meanp import MeanP
 from ttvr.records import Twin, VideoFeatures
@@ -427,6 +428,42 @@ def test_command_prints_a_table_and_the_protocol(home, capsys):
     ways = r"t2v [\d.]+\.\.[\d.]+, v2t [\d.]+\.\.[\d.]+"
     how = r"\(percentile bootstrap over videos, 10000 resamples\)"
     assert re.fullmatch(rf"# R@1 95 % interval {ways} {how}", interval)
+
+
+def test_command_tells_how_the_weights_were_chosen(home, model, capsys, tmp_path):
+    """By the file of weights, by the folder, or not at all: of a run from before there was one."""
+    chosen = {"select": "best", "on": "test", "step": 3, "steps": 9}
+    run_file = retriever.load(home / "clip.pt")
+    run_file.trained = {**chosen, "seed": 7}
+    run_file.save(tmp_path / "run.pt")
+    truth = ("--gt", home / "pairs.tsv", "--device", "cpu")
+    _, out, _ = run(capsys, home / "feats", *truth, "-w", tmp_path / "run.pt")
+    assert "selection best on test, after step 3 of 9 | seed 7 | ttvr " in out
+    made = evaluate.evaluate(
+        Features.open(home / "feats"),
+        evaluate.read_pairs(str(home / "pairs.tsv")),
+        retriever=retriever.load(tmp_path / "run.pt"),
+        encode=plain_encode(model),
+    )
+    assert (made.protocol["selection"], made.protocol["seed"]) == (chosen, 7)
+
+    shutil.copytree(home / "feats", tmp_path / "feats")
+    meta = json.loads((tmp_path / "feats" / "meta.json").read_text())
+    meta["provenance"] = provenance(retriever.load(tmp_path / "run.pt"))
+    (tmp_path / "feats" / "meta.json").write_text(json.dumps(meta))
+    _, out, _ = run(capsys, tmp_path / "feats", "--text-features", home / "tfeats", "--json")
+    assert json.loads(out)["protocol"]["selection"] == chosen
+
+    content = torch.load(tmp_path / "run.pt", weights_only=True)
+    del content["training"]["seed"]
+    torch.save(content, tmp_path / "odd.pt")
+    code, _, err = run(capsys, home / "feats", *truth, "-w", tmp_path / "odd.pt")
+    assert (code, "odd.pt: its training is not told by select, on," in err) == (4, True)
+
+    del content["training"]
+    torch.save(content, tmp_path / "old.pt")
+    _, out, _ = run(capsys, home / "feats", *truth, "-w", tmp_path / "old.pt")
+    assert "selection none | seed none | ttvr " in out
 
 
 def test_command_gives_full_precision_as_json(home, capsys, tmp_path):

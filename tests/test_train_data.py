@@ -9,6 +9,7 @@ import toy_datasets
 from test_extract import draw
 from tiny_training import write_start
 
+from ttvr import retriever
 from ttvr.commands.train import main
 
 NAMES = ("a", "b", "c", "d")
@@ -49,12 +50,16 @@ def test_a_split_to_choose_by_has_to_be_named(train, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_the_split_that_chose_is_told(train, tmp_path):
-    code, out, err = train("-o", tmp_path / "x", "--val-split", "test", "--json")
+@pytest.mark.parametrize("flag", ["--val-split", "--select"])
+def test_the_split_that_chose_is_told(train, tmp_path, flag):
+    code, out, err = train("-o", tmp_path / "x", flag, "test", "--json")
     assert code == 0, err
+    assert "best.pt is chosen on test" in err
     protocol = json.loads(out)["protocol"]
-    assert protocol["split"].startswith("split folder/test sha256:")
-    assert protocol["selection"] == "selection best on test, after step 2 of 2"
+    assert protocol["split"] == "folder/test"
+    chosen = {"select": "best", "on": "test", "step": 2, "steps": 2}
+    assert protocol["selection"] == chosen
+    assert retriever.load(tmp_path / "x" / "best.pt").trained == {**chosen, "seed": 0}
 
 
 def test_without_validation_the_last_model_is_kept(train, tmp_path, monkeypatch):

@@ -442,10 +442,28 @@ def test_the_command(tmp_path, home, capsys):
     alone = [*flags(home)[:6], "-b", 4, "--device", "cpu", "--select", "last"]
     assert call(*alone, "--epochs", 1, "-o", tmp_path / "last", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["protocol"]["selection"] == "selection last, after step 6 of 6"
+    last = {"select": "last", "on": None, "step": 6, "steps": 6}
+    assert found["protocol"]["selection"] == last
     assert set(found) == {"protocol"}
     assert call(*alone, "--epochs", 1, "-o", tmp_path / "last") == 0
     assert capsys.readouterr().out.startswith("# split ")
+
+
+def test_features_of_a_test_split_choose_if_it_is_said(tmp_path, home, capsys):
+    copied = tmp_path / "val"
+    shutil.copytree(home / "val", copied)
+    meta = json.loads((copied / "meta.json").read_text())
+    meta["data"] = {"dataset": "colors", "split": "test"}
+    (copied / "meta.json").write_text(json.dumps(meta))
+    command = [*flags(home), "--val-features", copied, "--epochs", 1, "--device", "cpu"]
+    assert call(*command, "-o", tmp_path / "run") == 2
+    assert f"{copied} holds features of the test split" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert call(*command, "-o", tmp_path / "run", "--select", "test") == 0
+    captured = capsys.readouterr()
+    assert "selection best on test, after step " in captured.out
+    assert "best.pt is chosen on test" in captured.err
+    assert retriever.load(tmp_path / "run" / "best.pt").trained["on"] == "test"
 
 
 def test_the_command_lists_what_is_missing(tmp_path, home, capsys):

@@ -20,6 +20,7 @@ from ttvr.clip._layouts import shown
 from ttvr.errors import IncompatibleError, RequirementError, TtvrError
 
 RUN_FORMAT = "ttvr-run/1"
+TRAINING = ("select", "on", "step", "steps", "seed")  # what a run says of how it was made
 NPZ_FORMAT = "ttvr-npz/1"
 LABEL = "ttvr"
 
@@ -170,18 +171,22 @@ def _from_run(path: Path, content: dict[Any, Any]) -> Raw:
             f"{path}: format {shown(content['format'])!r}; this ttvr reads {RUN_FORMAT!r}"
         )
     parts = {}
-    for part in ("head", "reducers", "recipe"):
+    for part in ("head", "reducers", "recipe", "training"):
         parts[part] = content.get(part, {})
         if not isinstance(parts[part], dict):
             raise TtvrError(f"{path}: its {part!r} is no dictionary")
     for part in ("head", "reducers"):
         if parts[part]:
             parts[part] = _tensors(path, parts[part])
-    for key, value in parts["recipe"].items():
-        if not isinstance(key, str) or not _is_plain(value):
-            raise IncompatibleError(
-                f"{path}: the setting {shown(key)!r} of its recipe is no name with a plain value"
-            )
+    for part in ("recipe", "training"):
+        for key, value in parts[part].items():
+            if not isinstance(key, str) or not _is_plain(value):
+                raise IncompatibleError(
+                    f"{path}: the setting {shown(key)!r} of its {part} is no name with a plain "
+                    "value"
+                )
+    if parts["training"] and {*parts["training"]} != {*TRAINING}:
+        raise IncompatibleError(f"{path}: its training is not told by {', '.join(TRAINING)}")
     clip = content.get("clip")
     if not isinstance(clip, dict):
         raise TtvrError(f"{path}: a ttvr run without 'clip'")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,7 @@ class Checkpoint(NamedTuple):
         reducers: tensors of the token reducers, float32; empty unless a ttvr run.
         format: what kind of file it was, in words.
         note: what the file says of itself: "random (meaningless)"; mostly empty.
+        training: seed and selection of a ttvr run, as `Retriever.trained`; else empty.
     """
 
     clip: dict[str, Tensor]
@@ -70,6 +72,7 @@ class Checkpoint(NamedTuple):
     reducers: dict[str, Tensor]
     format: str
     note: str
+    training: Mapping[str, Any] = MappingProxyType({})
 
 
 def load(path_or_name: str | Path) -> dict[str, Tensor]:
@@ -103,8 +106,8 @@ def read(path_or_name: str | Path) -> Checkpoint:
         _LOG.warning("%s holds weights that call themselves %s", path, note)
     # A file that was asked for by OpenAI's name holds OpenAI's weights, whatever its format.
     activation = stated or ("quick_gelu" if is_named else None)
-    recipe = run.get("recipe", {})
-    return Checkpoint(clip, head, recipe, source, activation, reducers, raw.format, note)
+    recipe, training = run.get("recipe", {}), run.get("training", {})
+    return Checkpoint(clip, head, recipe, source, activation, reducers, raw.format, note, training)
 
 
 def read_official(

@@ -42,4 +42,5 @@ def provenance(retriever: Retriever) -> dict[str, Any]:
         "device": str(retriever.device),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "argv": shlex.join(sys.argv),
+        **({"training": retriever.trained} if retriever.trained else {}),
     }

@@ -36,8 +36,7 @@ def of_dataset(args: argparse.Namespace) -> tuple[AnyData, int]:
         splits = ", ".join(dataset.splits)
         raise UsageError(
             f"{dataset.name} has no validation split to choose the best model by: pass --select "
-            f"last, or --val-split NAME (it has: {splits}; of a model chosen on what it is tested "
-            "on, say so)"
+            f"last, or --val-split NAME (it has: {splits}; results say so if test chooses)"
         )
 
     def load(split: str, limit: int | None) -> Split:

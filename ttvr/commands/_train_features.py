@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ttvr.commands._train_select import require_said
 from ttvr.errors import UsageError
 from ttvr.recipes import Recipe
 
@@ -105,6 +106,7 @@ def load(args: argparse.Namespace) -> tuple[StoredData, int]:
     ranked = None
     if args.val_features is not None:
         ranked = train.Stored.open(args.val_features, args.val_text_features, missing=missing)
+        require_said(args, (ranked.videos.meta.get("data") or {}).get("split"))
     return train.StoredData(learned, ranked), 1
 
 

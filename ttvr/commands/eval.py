@@ -17,10 +17,10 @@ from ttvr.commands._eval_normalize import (
     has_bank_to_encode,
     labels,
     normalization,
-    protocol_of,
 )
+from ttvr.commands._protocol import in_words, versions
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
-from ttvr.commands._table import table, ties
+from ttvr.commands._table import table
 from ttvr.commands._target import new_file
 from ttvr.commands._threads import spare_threads
 from ttvr.commands._toy import warn_of_toy
@@ -151,6 +151,7 @@ def _run(args: argparse.Namespace) -> int:
         normalize=normalize,
         memory=args.memory,
     )
+    result.protocol["versions"] = versions()
     for video, reason in result.absent.items():
         log.warning("%s: %s", video, reason)
     if save:
@@ -199,7 +200,7 @@ def _as_json(result: Result) -> str:
 
 
 def _as_text(result: Result) -> str:
-    line = _protocol(result.protocol, result.metrics)
+    line = in_words(result.protocol, result.metrics)
     text = table(result.metrics, line, labels(result.protocol["normalize"]))
     return text + _twins(result.metrics["twins"]) if "twins" in result.metrics else text
 
@@ -215,22 +216,3 @@ def _twins(found: dict[str, Any]) -> str:
         *(f"{kind} {facts['accuracy']:.1f}" for kind, facts in found["kinds"].items()),
     ]
     return f"# {' | '.join(parts)}\n"
-
-
-def _protocol(facts: dict[str, Any], found: dict[str, Any]) -> str:
-    model, pixels, coverage = facts["model"], facts["preprocess"], facts["coverage"]
-    parts = [
-        f"split {facts['split']} sha256:{facts['sha256']}",
-        f"queries {facts['captions']} captions, {facts['captioned_videos']} videos",
-        f"candidates {facts['candidates']} videos",
-        f"coverage {coverage['found']}/{coverage['expected']} videos"
-        + (f" (missing: {facts['missing']})" if facts["missing"] else ""),
-        ties(found),
-        *([protocol_of(facts["normalize"])] if facts["normalize"] else []),
-        f"model {model['source']} {model['fingerprint'][:19]} head {model['head']}"
-        + (f" ({model['note']})" if model.get("note") else ""),
-        f"frames {pixels['frames']} {pixels['sampler']} {pixels['hash'][:19]}",
-        "selection none",
-        "seed none",
-    ]
-    return " | ".join(parts)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttvr.commands import _options, _processes
+from ttvr.commands import _options, _processes, _train_select
 from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
+from ttvr.commands._protocol import in_words, of_training
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
-from ttvr.commands._table import table, ties
+from ttvr.commands._table import table
 from ttvr.commands._train_data import of_dataset
 from ttvr.errors import UsageError
 from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
@@ -157,12 +158,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     ):
         kind = _options.seed if name == "eval-every" else _options.positive
         group.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=what)
-    group.add_argument(
-        "--select",
-        choices=("best", "last"),
-        default="best",
-        help="the model that best.pt is: the best one of all validations, or that of the last step",
-    )
+    _train_select.add(group)
     group.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -172,6 +168,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    _train_select.settle(args)
     of_features.check(args)
     recipe = _recipe(args)
     if args.show_config:
@@ -206,6 +203,7 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
         jobs=jobs,
         activation=args.activation,
         select=args.select,
+        chosen_on=args.chosen_on,
     )
     if args.dry_run:
         found = train.rehearse(recipe, data, options=options, device=args.device)
@@ -213,11 +211,13 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
             print(json.dumps(found))
         return DONE
     folder = Path(args.out)
+    if distributed.leads():
+        _train_select.warn(args)
     outcome = _train(args, recipe, data, options, folder)
     if not distributed.leads():
         return DONE
-    protocol = _protocol(args, outcome, data, recipe)
-    line = " | ".join(protocol.values())
+    protocol = of_training(outcome, data, recipe, options, folder / train.BEST)
+    line = in_words(protocol, outcome.metrics)
     if args.json:
         facts = {**(outcome.metrics or {}), "protocol": protocol}
         text = json.dumps(facts, ensure_ascii=False) + "\n"
@@ -271,26 +271,3 @@ def _train(
             overwrite=args.overwrite,
             on_step=on_step,
         )
-
-
-def _protocol(
-    args: argparse.Namespace, outcome: Outcome, data: AnyData, recipe: Recipe
-) -> dict[str, str]:
-    """What was measured, and on what, in words by subject."""
-    from ttvr.train import sha256
-
-    found, split = outcome.metrics, data.val or data.train
-    measured = {}
-    if found is not None:
-        measured = {
-            "queries": f"queries {found['captions']} captions, {found['videos']} videos",
-            "coverage": f"coverage {found['videos']}/{len(split.clips)} videos",
-            "ties": ties(found),
-        }
-    chosen = f"best on {args.val_split or 'val'}" if args.select == "best" else "last"
-    return {
-        "split": f"split {split.name} sha256:{sha256(split)}",
-        **measured,
-        "selection": f"selection {chosen}, after step {outcome.step} of {outcome.steps}",
-        "seed": f"seed {recipe.seed}",
-    }

@@ -61,7 +61,9 @@ class Result(NamedTuple):
         metrics: of both directions, as `metrics.summary` gives them; where videos have twins also
             "twins", as `preference` gives it.
         protocol: split, sha256, numbers of queries and videos, coverage, ties, the model that
-            scored, frames, captions that were cut; the rule that corrected the scores, or None.
+            scored, frames, captions that were cut; how the weights were selected and by which seed
+            they were trained, None where nothing tells; the rule that corrected the scores, or
+            None.
         sims: [Nt, Nv] float32, rows as the pairs that were scored, columns as the folder's rows;
             of an offline head the cosines of its vectors, of one that scores pairs logits, that is
             at the model's logit scale; not corrected by a rule.
@@ -152,8 +154,11 @@ def evaluate(
     if pairs.twins:
         measured["twins"] = preference(by_text, owner, pairs.twins, rows)
     protocol = _protocol(features, pairs, measured, absent)
+    trained = features.meta["provenance"].get("training", {})
     if retriever is not None:
-        protocol["model"] = retriever.identity()
+        protocol["model"], trained = retriever.identity(), retriever.trained
+    protocol["seed"] = trained.get("seed")
+    protocol["selection"] = {k: v for k, v in trained.items() if k != "seed"} or None
     protocol |= {"missing": missing if absent else None, "truncated": truncated, "normalize": rule}
     return Result(measured, protocol, sims, absent)
 
@@ -176,8 +181,6 @@ def _protocol(
         "candidates": len(features.ids),
         "coverage": {"found": expected - len(absent), "expected": expected},
         "tie_fraction": {way: measured[way]["tie_fraction"] for way in ("t2v", "v2t")},
-        "selection": None,
-        "seed": None,
         "model": features.meta["model"],
         "preprocess": features.meta["preprocess"],
     }

@@ -95,6 +95,7 @@ def _loaded(
         activation=activation,
         note=checkpoint.note,
     )
+    retriever.trained = dict(checkpoint.training)
     return retriever.to(resolve_device(device)).eval()
 
 

@@ -32,6 +32,9 @@ class Retriever(nn.Module):
     `auxiliary` is None, or a loss with parameters of its own that training adds and `save` leaves
     out: it takes ids [B, L], and the unit vectors of texts and videos [B, D].
 
+    `trained` says how training chose the weights: "select" (best or last), "on" (the split that
+    best was chosen by), "step", "steps" and "seed"; it is empty where that is not known.
+
     Args:
         clip: both towers.
         head: scores what the towers make.
@@ -63,6 +66,7 @@ class Retriever(nn.Module):
         self.note = note
         self.activation = activation
         self.auxiliary: nn.Module | None = None
+        self.trained: dict[str, Any] = {}
 
     @property
     def device(self) -> torch.device:
@@ -260,6 +264,7 @@ class Retriever(nn.Module):
             "reducers": {name: tensor.cpu() for name, tensor in self.reducers.state_dict().items()},
             "recipe": settings_of(self.recipe),
             "activation": self.activation,
+            "training": dict(self.trained),
         }
         write(Path(path), lambda file: torch.save(content, file))
 

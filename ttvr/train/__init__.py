@@ -3,7 +3,7 @@
 from ttvr.train._folder import BEST, check_usable
 from ttvr.train._loop import rehearse, train
 from ttvr.train._setup import AnyData, Data, Options, sha256
-from ttvr.train._state import Outcome
+from ttvr.train._state import Outcome, selection
 from ttvr.train._stored import SETTINGS, Stored, StoredData
 from ttvr.train._validate import validate
 
@@ -18,6 +18,7 @@ __all__ = [
     "StoredData",
     "check_usable",
     "rehearse",
+    "selection",
     "sha256",
     "train",
     "validate",

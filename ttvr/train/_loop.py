@@ -24,7 +24,7 @@ from ttvr.train._batches import FeatureLoader
 from ttvr.train._folder import BEST, Log, check_usable, claimed
 from ttvr.train._gradients import add_gradients
 from ttvr.train._setup import AnyData, Options, Parts, set_up
-from ttvr.train._state import Meter, Outcome, State, begin, identity, read
+from ttvr.train._state import Meter, Outcome, State, begin, identity, read, selection
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,9 @@ def train(
                     recall = found["t2v"]["R@1"]
                     log.info("step %d of %d: R@1 %.1f on val", state.step, state.steps, recall)
                 if state.improves(found, options.select) and leads:
-                    parts.model.save(folder / BEST)
+                    model, now = parts.model, {"step": state.step, "steps": state.steps}
+                    model.trained = selection(recipe, options, **now)
+                    model.save(folder / BEST)
             # Asked once: an interruption after this line is one of the next step.
             is_stopped = distributed.any_of(interrupted()) and state.step < state.steps
             if is_due or is_stopped or state.step % options.save_every == 0:

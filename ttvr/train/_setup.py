@@ -47,6 +47,11 @@ class Data(NamedTuple):
         parts = {part.name: sha256(part) for part in (self.train, self.val) if part}
         return {"dataset": self.name, **parts}
 
+    @property
+    def absent(self) -> int:
+        """Videos to validate on that are left out: none, since all have to be there."""
+        return 0
+
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that clips cannot be learned by.
 
@@ -104,6 +109,7 @@ class Options(NamedTuple):
         jobs: clips read at once.
         activation: of the checkpoint's MLPs, where its file does not tell.
         select: which model is kept: "best", by text-to-video R@1 of validations, or "last".
+        chosen_on: what results call the split that "best" is chosen by.
     """
 
     eval_every: int = 0
@@ -112,6 +118,7 @@ class Options(NamedTuple):
     jobs: int = 1
     activation: str | None = None
     select: str = "best"
+    chosen_on: str = "val"
 
 
 class Parts(NamedTuple):

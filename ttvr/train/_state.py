@@ -107,6 +107,13 @@ class State:
         return Outcome(step, self.steps, found, self.seconds)
 
 
+def selection(recipe: Recipe, options: Options, *, step: int, steps: int) -> dict[str, Any]:
+    """How a model was chosen that was saved after `step` of `steps`, as `Retriever.trained`."""
+    on = options.chosen_on if options.select == "best" else None
+    chosen = {"select": options.select, "on": on, "step": step, "steps": steps}
+    return {**chosen, "seed": recipe.seed}
+
+
 def begin(
     folder: Path,
     stored: Mapping[str, Any] | None,

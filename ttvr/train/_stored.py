@@ -115,6 +115,11 @@ class StoredData(NamedTuple):
         """Captions that are only ranked."""
         return None if self.ranked is None else self.ranked.split
 
+    @property
+    def absent(self) -> int:
+        """Videos to validate on that have no features and are left out."""
+        return 0 if self.ranked is None else len(self.ranked.absent)
+
     def kept(self) -> StoredData:
         """The same: captions are in memory."""
         return self
