@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -157,7 +158,7 @@ def test_a_training_from_start_to_end(tmp_path, capsys, start):
     ):
         assert part in protocol
     assert f"-w {run / 'best.pt'}" in captured.err
-    names = {"recipe.json", "log.jsonl", "last.pt", "best.pt", ".lock"}
+    names = {"recipe.json", "log.jsonl", "last.pt", "best.pt", "results.jsonl", ".lock"}
     assert {path.name for path in run.iterdir()} == names
 
     assert call(*command, "--json", "-q") == 0  # it is over: nothing but the result again
@@ -173,6 +174,16 @@ def test_a_training_from_start_to_end(tmp_path, capsys, start):
     assert retriever.load(run / "best.pt").trained == trained
     assert again["protocol"]["model"]["source"] == str(run / "best.pt")
     assert {*again["protocol"]["versions"]} == {"ttvr", "torch", "numpy", "python"}
+
+    (line,) = (run / "results.jsonl").read_text().splitlines()  # of both calls
+    stored = json.loads(line)
+    assert {k: stored[k] for k in again} == again
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", stored["date"])
+    assert stored["recipe"] == json.loads((run / "recipe.json").read_text())
+    (run / "results.jsonl").unlink()  # killed before it was written
+    assert call(*command, "-q") == 0
+    capsys.readouterr()
+    assert json.loads((run / "results.jsonl").read_text())["t2v"] == again["t2v"]
 
     assert call(*command[:-2], "--lr", "0.5", "-o", run) == 4
     error = capsys.readouterr().err

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttvr.commands import _options
+from ttvr.commands import _options, _results
 from ttvr.commands._eval_normalize import (
     add_normalize,
     check_normalize,
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from ttvr.retriever import Retriever
     from ttvr.store import Features
 
+_ARGUMENTS = (
+    *("features", "gt", "data", "split", "root", "text_features", "weights", "head", "activation"),
+    *("missing", "on_long", "ties", "compat", "normalize", "bank", "bank_videos", "beta", "temp"),
+)
+"""What of the command line goes into a line of `--results`."""
+
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
             "ttvr-eval feats/ --text-features tfeats/ --save sims.npy",
             "ttvr-eval feats/ --gt pairs.tsv -w runs/x/best.pt --memory 4G",
             "ttvr-eval feats/ --data synthetic --split test",
+            "ttvr-eval feats/ --gt pairs.tsv --results results.jsonl",
             "ttvr-eval feats/ --gt pairs.tsv --normalize qbnorm --bank train.txt",
         ],
     )
@@ -78,16 +85,22 @@ def _parser() -> argparse.ArgumentParser:
         default="truncate",
         help="captions of more tokens than the model or its head takes",
     )
-    output = made.add_argument_group("output")
-    _options.add(output, "json", "overwrite")
-    output.add_argument(
+    _add_output(made.add_argument_group("output"))
+    made.set_defaults(weights=None)
+    return made
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    _options.add(group, "json", "overwrite")
+    group.add_argument(
         "--save",
         metavar="FILE",
         help="write the scores, .npy [captions, videos]: cosines, or logits (at the model's logit "
         "scale) of a head that scores pairs",
     )
-    made.set_defaults(weights=None)
-    return made
+    group.add_argument(
+        "--results", metavar="FILE", help="add the result to this file, a line of JSON per result"
+    )
 
 
 def _add_truth(group: argparse._ArgumentGroup) -> None:
@@ -116,6 +129,7 @@ def _add_truth(group: argparse._ArgumentGroup) -> None:
 def _run(args: argparse.Namespace) -> int:
     _check_truth(args)
     check_normalize(args)
+    results = _results.check(args.results) if args.results else None
     save = new_file(args.save, overwrite=args.overwrite) if args.save else None
     from ttvr import evaluate
     from ttvr.retriever import load_for
@@ -156,6 +170,9 @@ def _run(args: argparse.Namespace) -> int:
         log.warning("%s: %s", video, reason)
     if save:
         evaluate.save_scores(result.sims, save)
+    if results:
+        given = {name: getattr(args, name) for name in _ARGUMENTS}
+        _results.append(results, "ttvr-eval", {**_facts(result), "arguments": given})
     sys.stdout.write(_as_json(result) if args.json else _as_text(result))
     return PARTIAL if result.absent and args.missing == "skip" else DONE
 
@@ -195,8 +212,12 @@ def _pairs(args: argparse.Namespace, texts: Features | None) -> Pairs:
     return evaluate.stored_pairs(texts) if args.gt is None else evaluate.read_pairs(args.gt)
 
 
+def _facts(result: Result) -> dict[str, Any]:
+    return {**result.metrics, "protocol": result.protocol}
+
+
 def _as_json(result: Result) -> str:
-    return json.dumps({**result.metrics, "protocol": result.protocol}, ensure_ascii=False) + "\n"
+    return json.dumps(_facts(result), ensure_ascii=False) + "\n"
 
 
 def _as_text(result: Result) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttvr.commands import _options, _processes, _train_select
+from ttvr.commands import _options, _processes, _results, _train_select
 from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
 from ttvr.commands._protocol import in_words, of_training
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _SUMMARY = """\
 A recipe and a dataset -> a folder with the model that ranks the validation split best (best.pt),
-the log (log.jsonl), the settings (recipe.json), and all that is needed to go on (last.pt).
+its measures (results.jsonl), the log (log.jsonl), the settings (recipe.json), and all that is
+needed to go on (last.pt).
 With --features: CLIP stays as it is, and a head alone learns from folders of features.
 
 Running the same command again goes on where it was stopped, by Ctrl-C or kill -9 alike, and
@@ -218,8 +219,10 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
         return DONE
     protocol = of_training(outcome, data, recipe, options, folder / train.BEST)
     line = in_words(protocol, outcome.metrics)
+    facts = {**(outcome.metrics or {}), "protocol": protocol}
+    kept = {**facts, "recipe": settings_of(recipe)}
+    _results.append_new(folder / train.RESULTS, "ttvr-train", kept)
     if args.json:
-        facts = {**(outcome.metrics or {}), "protocol": protocol}
         text = json.dumps(facts, ensure_ascii=False) + "\n"
     else:
         text = table(outcome.metrics, line) if outcome.metrics else f"# {line}\n"

@@ -1,6 +1,6 @@
 """Training: a recipe and a dataset -> a folder with the log, the best model, and all to resume."""
 
-from ttvr.train._folder import BEST, check_usable
+from ttvr.train._folder import BEST, RESULTS, check_usable
 from ttvr.train._loop import rehearse, train
 from ttvr.train._setup import AnyData, Data, Options, sha256
 from ttvr.train._state import Outcome, selection
@@ -9,6 +9,7 @@ from ttvr.train._validate import validate
 
 __all__ = [
     "BEST",
+    "RESULTS",
     "SETTINGS",
     "AnyData",
     "Data",

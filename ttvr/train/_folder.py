@@ -19,6 +19,7 @@ from ttvr.errors import TtvrError, UsageError
 from ttvr.files import written
 
 RECIPE, LOG, LAST, BEST = "recipe.json", "log.jsonl", "last.pt", "best.pt"
+RESULTS = "results.jsonl"
 _LOCK = ".lock"
 
 
@@ -74,7 +75,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def clear(folder: Path) -> None:
     """Remove what an earlier training left, what it could be resumed from first."""
-    for name in (LAST, BEST, LOG, RECIPE):
+    for name in (LAST, BEST, LOG, RESULTS, RECIPE):
         (folder / name).unlink(missing_ok=True)
 
 
