@@ -54,7 +54,7 @@ def test_the_same_result_comes_once(tmp_path):
     for facts in (FACTS, FACTS, newer, {**FACTS, "SumR": 2.5}):
         _results.append_new(path, "x", facts)
     assert [line["SumR"] for line in read(path)] == [1.5, 2.5]
-    path.write_text("[1]\n")
+    path.write_text("two\n")
     with pytest.raises(TtvrError, match=r"results.jsonl holds a line that is no result"):
         _results.append_new(path, "x", FACTS)
 

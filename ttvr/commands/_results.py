@@ -63,7 +63,7 @@ def append_new(path: Path, command: str, result: dict[str, Any]) -> None:
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try:
         known = [_lasting(json.loads(line)) for line in lines]
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise TtvrError(
             f"{path} holds a line that is no result; mend or remove the file"
         ) from error
@@ -71,9 +71,11 @@ def append_new(path: Path, command: str, result: dict[str, Any]) -> None:
         append(path, command, result)
 
 
-def _lasting(line: dict[str, Any]) -> dict[str, Any]:
-    protocol = {k: v for k, v in line["protocol"].items() if k != "versions"}
-    return {**{k: v for k, v in line.items() if k != "date"}, "protocol": protocol}
+def _lasting(value: Any) -> Any:
+    """The same without dates and versions, at any depth."""
+    if isinstance(value, dict):
+        return {k: _lasting(v) for k, v in value.items() if k not in ("date", "versions")}
+    return [_lasting(one) for one in value] if isinstance(value, list) else value
 
 
 def _whole(descriptor: int, path: Path) -> int:

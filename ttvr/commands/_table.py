@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR", "RSum")
+HEADER = ("direction", *MEASURES)
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -21,18 +22,22 @@ def table(found: dict[str, Any], protocol: str, labels: Mapping[str, str] = _NON
         protocol: what was measured, and on what.
         labels: of keys of `found`, what is added to the name of its row.
     """
+    text = "\n".join(["\t".join(HEADER), *rows(found, labels)])
+    if sys.stdout.isatty():
+        text = text.expandtabs(14)
+    return f"{text}\n# {protocol}\n{_interval(found)}"
+
+
+def rows(found: dict[str, Any], labels: Mapping[str, str] = _NONE) -> list[str]:
+    """The lines of a table below its header, with arguments as `table`."""
     several = "v2t_sentence" in found
     names = {"t2v": "t2v", "v2t": "v2t_group" if several else "v2t", "v2t_sentence": "v2t_sentence"}
-    lines = ["\t".join(("direction", *MEASURES))]
+    lines = []
     for way, plain in names.items():
         name = _labelled(plain, labels.get(way))
         if way in found:
             lines.append("\t".join((name, *(f"{found[way][measure]:.1f}" for measure in MEASURES))))
-    lines.append(f"{_labelled('SumR', labels.get('SumR'))}\t{found['SumR']:.1f}")
-    rows = "\n".join(lines)
-    if sys.stdout.isatty():
-        rows = rows.expandtabs(14)
-    return f"{rows}\n# {protocol}\n{_interval(found)}"
+    return [*lines, f"{_labelled('SumR', labels.get('SumR'))}\t{found['SumR']:.1f}"]
 
 
 def ties(found: dict[str, Any]) -> str:

@@ -9,14 +9,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ttvr.commands import _options, _processes, _results, _train_select
+from ttvr.commands import _options, _processes, _results, _train_seeds, _train_select
 from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
-from ttvr.commands._protocol import in_words, of_training
+from ttvr.commands._protocol import of_training
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
-from ttvr.commands._table import table
 from ttvr.commands._train_data import of_dataset
 from ttvr.errors import UsageError
 from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
@@ -35,6 +34,7 @@ gives the result of an undisturbed run. stdout: the measures of best.pt on the v
 _EXAMPLES = (
     "ttvr-train --data synthetic --recipe ttvr-tiny -o runs/tiny",
     "ttvr-train --data synthetic --recipe ttvr-tiny --set lr=6e-4 --limit 9600 -o runs/short",
+    "ttvr-train --data synthetic --recipe ttvr-tiny --limit 9600 --seeds 3 -o runs/three",
     "ttvr-train --data synthetic --recipe ttvr-tiny --dry-run",
     "ttvr-train --features feats/ --text-features tfeats/ --val-features val/ "
     "--val-text-features tval/ --head seq_transf -o runs/head",
@@ -149,6 +149,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         f"{_options.MOST_JOBS}; one where they are drawn)",
     )
     _processes.add(group)
+    _train_seeds.add(group)
     group.add_argument(
         "--threads", type=_options.positive, metavar="N", help="of torch on a CPU, per process"
     )
@@ -177,12 +178,14 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         return DONE
     if args.out is None and not args.dry_run:
         raise UsageError("no output: pass -o runs/NAME")
+    _train_seeds.check(args)
     from ttvr import distributed, train
 
     if distributed.is_member():
         return _processes.join(args, lambda: _work(args, recipe))
     if not args.dry_run:
-        train.check_usable(Path(args.out), resume=args.resume, overwrite=args.overwrite)
+        for folder, _ in _train_seeds.runs(args, recipe):
+            train.check_usable(folder, resume=args.resume, overwrite=args.overwrite)
     if (args.gpus or 1) > 1:
         return _processes.launch(main, argv, args)
     return _work(args, recipe)
@@ -211,26 +214,36 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
         if distributed.leads():
             print(json.dumps(found))
         return DONE
-    folder = Path(args.out)
+    _train_seeds.require_measures(args, has_validation=data.val is not None)
     if distributed.leads():
         _train_select.warn(args)
-    outcome = _train(args, recipe, data, options, folder)
+    found = [
+        _trained(args, own, data, options, folder)
+        for folder, own in _train_seeds.runs(args, recipe)
+    ]
     if not distributed.leads():
         return DONE
+    _train_seeds.tell(args, found, recipe)
+    return PARTIAL if args.features and of_features.tell_absent(data) else DONE
+
+
+def _trained(
+    args: argparse.Namespace, recipe: Recipe, data: AnyData, options: Options, folder: Path
+) -> dict[str, Any]:
+    """Train; what came of it, which the folder keeps; empty in all processes but the first."""
+    from ttvr import distributed, train
+
+    outcome = _train(args, recipe, data, options, folder)
+    if not distributed.leads():
+        return {}
     protocol = of_training(outcome, data, recipe, options, folder / train.BEST)
-    line = in_words(protocol, outcome.metrics)
     facts = {**(outcome.metrics or {}), "protocol": protocol}
-    kept = {**facts, "recipe": settings_of(recipe)}
-    _results.append_new(folder / train.RESULTS, "ttvr-train", kept)
-    if args.json:
-        text = json.dumps(facts, ensure_ascii=False) + "\n"
-    else:
-        text = table(outcome.metrics, line) if outcome.metrics else f"# {line}\n"
-    sys.stdout.write(text)
+    stored = {**facts, "recipe": settings_of(recipe)}
+    _results.append_new(folder / train.RESULTS, "ttvr-train", stored)
     best = folder / train.BEST
     kept = f"the {args.select} model"
     log.info("%s is %s; use it: ttvr-extract videos/ -w %s -o feats/", best, kept, best)
-    return PARTIAL if args.features and of_features.tell_absent(data) else DONE
+    return facts
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
