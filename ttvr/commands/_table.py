@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR", "RSum")
-HEADER = ("direction", *MEASURES)
+_HEADER = ("direction", *MEASURES)
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -22,10 +22,13 @@ def table(found: dict[str, Any], protocol: str, labels: Mapping[str, str] = _NON
         protocol: what was measured, and on what.
         labels: of keys of `found`, what is added to the name of its row.
     """
-    text = "\n".join(["\t".join(HEADER), *rows(found, labels)])
-    if sys.stdout.isatty():
-        text = text.expandtabs(14)
-    return f"{text}\n# {protocol}\n{_interval(found)}"
+    return f"{aligned(rows(found, labels))}# {protocol}\n{_interval(found)}"
+
+
+def aligned(lines: list[str]) -> str:
+    """Rows below the header, in columns on a terminal."""
+    text = "\n".join(["\t".join(_HEADER), *lines]) + "\n"
+    return text.expandtabs(14) if sys.stdout.isatty() else text
 
 
 def rows(found: dict[str, Any], labels: Mapping[str, str] = _NONE) -> list[str]:

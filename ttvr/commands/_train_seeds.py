@@ -14,7 +14,7 @@ from typing import Any
 
 from ttvr.commands import _options, _results
 from ttvr.commands._protocol import in_words
-from ttvr.commands._table import HEADER, MEASURES, rows, table
+from ttvr.commands._table import MEASURES, aligned, rows, table
 from ttvr.errors import UsageError
 from ttvr.recipes import Recipe, settings_of
 
@@ -89,8 +89,7 @@ def summed_up(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def in_rows(facts: dict[str, Any]) -> str:
     """A table: the rows of the means, then those of the standard deviations."""
     kinds = ("mean", "sd")
-    lines = [line for kind in kinds for line in rows(facts[kind], _labels(kind))]
-    return "\n".join(["\t".join(HEADER), *lines]) + "\n"
+    return aligned([line for kind in kinds for line in rows(facts[kind], _labels(kind))])
 
 
 def tell(args: argparse.Namespace, found: list[dict[str, Any]], recipe: Recipe) -> None:
