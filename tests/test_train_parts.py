@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -16,6 +17,7 @@ from ttvr.clip import tokenizer
 from ttvr.heads import meanp
 from ttvr.heads.meanp import MeanP
 from ttvr.losses import WordLoss
+from ttvr.optim import BertAdam, is_frozen, schedule
 from ttvr.recipes import Recipe
 from ttvr.retriever import build
 from ttvr.train import Options, rehearse, train, validate
@@ -104,6 +106,66 @@ def test_the_optimizer_and_the_loader_are_the_recipe_s(start):
     other = set_up(settings.__class__(**{**vars(settings), "seed": 1}), data(), Options(), "cpu")
     first, second = (next(made.loader.batches(0)).owner for made in (parts, other))
     assert not torch.equal(first, second)
+
+
+def test_the_optimizer_is_the_one_the_recipe_names(start):
+    adam = set_up(recipe(start, eps=1e-5), data(), Options(), "cpu").optimizer
+    assert isinstance(adam, torch.optim.AdamW)
+    assert {group["eps"] for group in adam.param_groups} == {1e-5}
+    settings = recipe(start, optimizer="bert_adam", eps=1e-6, max_grad_norm=0.5, decay="all")
+    bert = set_up(settings, data(), Options(), "cpu").optimizer
+    assert isinstance(bert, BertAdam)
+    facts = {(g["eps"], g["max_norm"], g["betas"], g["weight_decay"]) for g in bert.param_groups}
+    assert facts == {(1e-6, 0.5, settings.betas, settings.weight_decay)}
+
+
+def test_a_published_training_stops_and_goes_on(tmp_path, start):
+    """BertAdam's means, and what is frozen, which stays as it was at the start."""
+    settings, last = recipe(start, optimizer="bert_adam", freeze=1, word_loss=0.0), {}
+
+    def interrupt(step, steps):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    for name in ("whole", "run"):
+        if name == "run":
+            with pytest.raises(KeyboardInterrupt):
+                train(settings, data(), tmp_path / name, options=OFTEN, on_step=interrupt)
+        train(settings, data(), tmp_path / name, options=OFTEN)
+        last[name] = torch.load(tmp_path / name / "last.pt", weights_only=True)["model"]
+    torch.testing.assert_close(last["run"], last["whole"], rtol=0, atol=0)
+    before = torch.load(start, weights_only=True)
+    changed = {name for name, one in before.items() if not last["run"][f"clip.{name}"].equal(one)}
+    assert changed == {name for name in before if not is_frozen(f"clip.{name}", 1)}
+
+
+def test_the_rate_follows_the_recipe_s_schedule(tmp_path, start):
+    settings = recipe(start, schedule="warmup_cosine", epochs=1, warmup=0.5)
+    train(settings, data(), tmp_path / "run", options=Options(log_every=1))
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    rates = [line["lr"] for line in map(json.loads, lines) if "lr" in line]
+    expected = [schedule(step, steps=6, warmup=0.5, rule="warmup_cosine") for step in range(6)]
+    assert rates == pytest.approx([settings.lr * part for part in expected])
+
+
+def test_the_logit_scale_keeps_to_its_bounds(start):
+    low = recipe(start, initial_scale=1.0, min_scale=5.0)
+    assert rehearse(low, data(), device="cpu")["scale"] == pytest.approx(5.0)
+    free = rehearse(recipe(start, initial_scale=1.0), data(), device="cpu")["scale"]
+    assert free == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("sampler", ["segment", "linspace"])
+def test_training_takes_the_frames_of_its_sampler(start, sampler):
+    chosen = []
+
+    def spy(clip, choose, *, size):
+        chosen.append(list(choose(FRAMES)))
+        return read(clip, choose, size=size)
+
+    rehearse(recipe(start, train_sampler=sampler), data(read=spy), device="cpu")
+    assert chosen
+    assert all(one == list(framing.SAMPLERS[sampler](FRAMES, 2)) for one in chosen)
 
 
 def test_labels_are_the_tokens_that_the_model_is_shown(start):

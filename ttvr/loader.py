@@ -55,6 +55,7 @@ class Loader:
         is_padded: every batch has L tokens per caption, for heads that count padding in. Otherwise
             it is as long as its longest caption: text attention is causal, so padding would change
             nothing.
+        sampler: which frames: "random", one of each of T equal parts, or of `frames.SAMPLERS`.
         seed: of the order and of the frames that are taken.
         jobs: clips read at once, in threads, a batch ahead of the caller.
         rank: number of this process.
@@ -74,6 +75,7 @@ class Loader:
         size: int,
         words: int,
         is_padded: bool = False,
+        sampler: str = "random",
         seed: int,
         jobs: int = 1,
         rank: int = 0,
@@ -87,6 +89,7 @@ class Loader:
         self.split, self.batch_size = split, batch_size
         self._read, self._frames, self._size = read, frames, size
         self._words, self._is_padded = words, is_padded
+        self._sampler = None if sampler == "random" else framing.SAMPLERS[sampler]
         self._seed, self._jobs = seed, jobs
         self._own = distributed.part(batch_size, rank=rank, world=world)
 
@@ -119,9 +122,11 @@ class Loader:
             yield Batch(ids[self._own], frames, mask, owner)
 
     def _wanted(self, epoch: int, row: int) -> Wanted:
-        """A random frame of each of T equal parts of a caption's clip."""
+        """Frames of a caption's clip."""
 
         def choose(n: int) -> list[int]:
+            if self._sampler is not None:
+                return self._sampler(n, self._frames)
             generator = np.random.default_rng([self._seed, epoch, _FRAMES, row])
             return framing.random_indices(n, self._frames, generator=generator)
 

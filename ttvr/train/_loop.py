@@ -157,7 +157,7 @@ def _learn(
 ) -> dict[str, Any]:
     """Take one step, the one after `step` others; what the log says of it, in every process."""
     model, optimizer, scaler = parts.model, parts.optimizer, parts.scaler
-    rate = schedule(step, steps=steps, warmup=recipe.warmup)
+    rate = schedule(step, steps=steps, warmup=recipe.warmup, rule=recipe.schedule, lr=recipe.lr)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate
     losses = distributed.mean_of(add_gradients(parts, batch, recipe))
@@ -178,7 +178,8 @@ def _learn(
     optimizer.zero_grad(set_to_none=True)
     logit_scale = model.clip.logit_scale
     if logit_scale.requires_grad:  # one that is frozen stays: features belong to it
-        logit_scale.data.clamp_(max=math.log(recipe.max_scale))
+        least = None if recipe.min_scale is None else math.log(recipe.min_scale)
+        logit_scale.data.clamp_(min=least, max=math.log(recipe.max_scale))
     facts = {"lr": recipe.lr * rate, "grad_norm": norm, "scale": logit_scale.exp()}
     facts = {"loss": loss, **losses, **facts}
     return {name: float(torch.as_tensor(value).detach()) for name, value in facts.items()}

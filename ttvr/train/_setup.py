@@ -14,7 +14,7 @@ from ttvr.errors import UsageError
 from ttvr.evaluate import Pairs
 from ttvr.loader import Loader, Read
 from ttvr.losses import WordLoss
-from ttvr.optim import parameter_groups
+from ttvr.optim import BertAdam, is_frozen, parameter_groups
 from ttvr.recipes import Recipe
 from ttvr.records import Split
 from ttvr.retriever import Retriever, build
@@ -77,6 +77,7 @@ class Data(NamedTuple):
             size=model.clip.image_size,
             words=length,
             is_padded=model.head.needs_words,
+            sampler=recipe.train_sampler,
             seed=recipe.seed,
             jobs=jobs,
             rank=distributed.rank(),
@@ -165,18 +166,22 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
         labels = _tokens(data.train.captions, model.text_length)
         model.auxiliary = WordLoss(labels, model.head.vector_width).to(model.device)
     given = frozenset(name for name, _ in model.named_parameters() if not data.learns(name))
-    for name, tensor in model.named_parameters():
-        tensor.requires_grad_(name not in given)
+    learned = [
+        (name, tensor)
+        for name, tensor in model.named_parameters()
+        if name not in given and not is_frozen(name, recipe.freeze)
+    ]
+    model.requires_grad_(False)
     groups = parameter_groups(
-        ((name, tensor) for name, tensor in model.named_parameters() if name not in given),
+        learned,
         lr=recipe.lr,
         clip_lr=recipe.clip_lr,
         scale_lr_factor=recipe.scale_lr_factor,
         weight_decay=recipe.weight_decay,
+        decay=recipe.decay,
     )
-    _freeze(model, groups)
-    # Fused: one pass over the token table instead of several, the largest part of a small model.
-    optimizer = torch.optim.AdamW(groups, betas=recipe.betas, fused=True)
+    _thaw(model, groups)
+    optimizer = _optimizer(recipe, groups)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.precision == "fp16")
     return Parts(model, _learner(model, recipe), loader, optimizer, scaler, given)
 
@@ -189,8 +194,16 @@ def _learner(model: Retriever, recipe: Recipe) -> nn.Module:
     return model
 
 
-def _freeze(model: Retriever, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Take no gradient of what learns at a rate of 0: it costs time, and counts in the norm."""
+def _optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    betas, eps = recipe.betas, recipe.eps
+    if recipe.optimizer == "bert_adam":
+        return BertAdam(groups, betas=betas, eps=eps, max_norm=recipe.max_grad_norm)
+    # Fused: one pass over the token table instead of several, the largest part of a small model.
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
+
+
+def _thaw(model: Retriever, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Take gradients of what learns at a rate above 0 alone: they cost time, and have a norm."""
     for group in groups:
         for tensor in group["params"]:
             tensor.requires_grad_(group["peak_lr"] > 0)

@@ -12,10 +12,17 @@ from ttvr.errors import UsageError
 Options = tuple[tuple[str, int | float | str | bool], ...]
 
 _AT_LEAST_ONE = ("frames", "words", "epochs", "batch_size", "accumulate", "train_frames")
-_POSITIVE = ("fps", "max_grad_norm", "initial_scale", "max_scale")
+_POSITIVE = ("fps", "eps", "max_grad_norm", "initial_scale", "min_scale", "max_scale")
 _LARGEST = (1 << 63) - 1  # seed that every generator takes; of the others none comes near
 _WORDS = {"none": "null", "true": "true", "false": "false"}  # in any case of letters -> JSON
-_CHOICES = {"sampler": ("segment", "linspace"), "precision": ("fp32", "bf16", "fp16")}
+_CHOICES = {
+    "sampler": ("segment", "linspace"),
+    "train_sampler": ("random", "segment", "linspace"),
+    "optimizer": ("adamw", "bert_adam"),
+    "decay": ("matrices", "no_biases", "all"),
+    "schedule": ("cosine", "linear", "warmup_cosine", "centerclip"),
+    "precision": ("fp32", "bf16", "fp16"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,19 @@ class Recipe:
         accumulate: parts that a process's rows of a batch go through the towers in: less memory,
             more time, the same gradient.
         train_frames: T in training; None: `frames`.
+        train_sampler: which frames in training: "random" (one of each equal part), or as `sampler`.
+        optimizer: "adamw", or "bert_adam", which CLIP4Clip and its successors have.
         lr: peak learning rate of what is new: the head, an auxiliary loss.
         clip_lr: peak learning rate of CLIP's towers.
-        betas: of AdamW.
-        weight_decay: of matrices; embeddings, biases, norms and the logit scale have none.
+        betas: of the optimizer.
+        eps: of the optimizer: added to the root of the second moment.
+        weight_decay: of what `decay` says.
+        decay: what decays: "matrices" (no embeddings, biases, norms or logit scale), "no_biases"
+            (CLIP4Clip's and CenterCLIP's: all else), or "all".
+        freeze: None: everything learns. N: the first N blocks of CLIP's towers do not, nor does
+            what comes before the blocks: `freeze_layer_num` of CLIP4Clip and CenterCLIP.
+        schedule: of the learning rate, after the warm-up: "cosine", "linear", or a published rule:
+            "warmup_cosine" (CLIP4Clip's), "centerclip".
         warmup: the part of all steps in which the learning rate rises, 0 to 1.
         max_grad_norm: gradients of a larger norm are scaled down to it.
         precision: autocast of the towers in training: "fp32", "bf16" or "fp16".
@@ -47,7 +63,8 @@ class Recipe:
             rest again in the backward pass: less memory, more time, the same gradients.
         initial_scale: exp of the logit scale at the start; None: the checkpoint's.
         scale_lr_factor: the logit scale learns so many times as fast as CLIP's towers.
-        max_scale: exp of the logit scale at most, while it learns.
+        min_scale: exp of the logit scale at least, while it learns; None: there is no such bound.
+        max_scale: likewise, at most.
         word_loss: weight of an auxiliary loss that reads the words of a caption from both vectors.
         seed: of everything random.
     """
@@ -64,39 +81,26 @@ class Recipe:
     batch_size: int = 128
     accumulate: int = 1
     train_frames: int | None = None
+    train_sampler: str = "random"
+    optimizer: str = "adamw"
     lr: float = 1e-4
     clip_lr: float = 1e-7
     betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
     weight_decay: float = 0.2
+    decay: str = "matrices"
+    freeze: int | None = None
+    schedule: str = "cosine"
     warmup: float = 0.1
     max_grad_norm: float = 1.0
     precision: str = "fp32"
     checkpointing: bool = False
     initial_scale: float | None = None
     scale_lr_factor: float = 1.0
+    min_scale: float | None = None
     max_scale: float = 100.0
     word_loss: float = 0.0
     seed: int = 0
-
-
-RECIPES = {
-    "ttvr-tiny": Recipe(
-        weights="scratch:ttvr-tiny",
-        frames=8,
-        train_frames=4,
-        epochs=1,
-        batch_size=96,
-        lr=1.2e-3,
-        clip_lr=1.2e-3,
-        weight_decay=0.05,
-        warmup=0.02,
-        precision="bf16",
-        initial_scale=30.0,
-        scale_lr_factor=5.0,
-        word_loss=0.5,
-    ),
-}
-"""Settings by name: "ttvr-tiny" made the model that ttvr carries."""
 
 
 def from_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Recipe:
@@ -116,7 +120,12 @@ def from_settings(settings: Mapping[str, Any], base: Recipe | None = None) -> Re
     for name, value in settings.items():
         made[name] = _typed(name, value, hints[name])
         _check_range(name, made[name])
-    return Recipe(**made)
+    recipe = Recipe(**made)
+    if recipe.min_scale is not None and recipe.min_scale > recipe.max_scale:
+        raise UsageError(
+            f"min_scale is at most max_scale, got {recipe.min_scale!r} and {recipe.max_scale!r}"
+        )
+    return recipe
 
 
 def parse(assignment: str) -> tuple[str, Any]:
