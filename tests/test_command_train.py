@@ -120,12 +120,19 @@ def test_wrong_settings_are_wrong_use(capsys, arguments, match):
     assert match in captured.err
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), *RECIPES.values()])
+def written(name, value):
+    if name == "head_options":
+        return ",".join(f"{option}={choice}" for option, choice in value)
+    separator = " " if name == "reduce" else ","
+    return separator.join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), *RECIPES.values()], ids=["defaults", *RECIPES])
 def test_settings_survive_json_and_text(recipe):
     stored = json.loads(json.dumps(settings_of(recipe)))
     assert from_settings(stored) == recipe
     for name, value in stored.items():
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = written(name, value)
         assert from_settings(dict([parse(f"{name}={text}")]), recipe) == recipe
 
 
