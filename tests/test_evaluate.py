@@ -20,6 +20,7 @@ from ttvr.commands import eval as command
 from ttvr.commands._extract_model import provenance
 from ttvr.errors import IncompatibleError, TtvrError
 from ttvr.heads.meanp import MeanP
+from ttvr.recipes import ENTRIES, Published
 from ttvr.records import Twin, VideoFeatures
 from ttvr.store import Features, Outcome, Settings, Source, TextWriter, Writer
 
@@ -620,6 +621,22 @@ def test_command_takes_a_dataset(drawn, capsys):
     code, out, err = run(capsys, feats, "--data", "synthetic", "--split", "val")
     assert (code, out) == (1, "")
     assert "500 of 500 videos of synthetic/val have no features" in err
+
+
+def test_command_shows_what_a_recipe_has_published(drawn, capsys, monkeypatch):
+    known = Published(t2v=(("R@1", 12.5),), sum_r=99.25)
+    entry = ENTRIES["ttvr-tiny"]._replace(published=known, source="a paper")
+    monkeypatch.setitem(ENTRIES, "ttvr-tiny", entry)
+    arguments = [drawn["test"][0], "--data", "synthetic", "--missing", "skip"]
+    plain = run(capsys, *arguments)[1]
+    code, out, _ = run(capsys, *arguments, "--published", "ttvr-tiny")
+    assert code == 3
+    rows = ["t2v_published\t12.5\t-\t-\t-\t-\t-", "SumR_published\t99.2"]
+    *measured, protocol = plain.splitlines()
+    assert out.splitlines()[:-1] == [*measured, *rows, protocol]
+    assert out.splitlines()[-1].startswith("# published: ttvr-tiny, a paper; ")
+    found = json.loads(run(capsys, *arguments, "--published", "ttvr-tiny", "--json")[1])
+    assert found["published"]["published"] == known.as_json()
 
 
 def test_what_ignores_order_prefers_no_twin(drawn, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,12 @@ _HEADER = ("direction", *MEASURES)
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def table(found: dict[str, Any], protocol: str, labels: Mapping[str, str] = _NONE) -> str:
+def table(
+    found: dict[str, Any],
+    protocol: str,
+    labels: Mapping[str, str] = _NONE,
+    published: Sequence[str] = (),
+) -> str:
     """A table, tab-separated, on a terminal with aligned columns; below it a line of protocol.
 
     Then comes one of the interval of R@1, where `found` has it.
@@ -21,8 +26,9 @@ def table(found: dict[str, Any], protocol: str, labels: Mapping[str, str] = _NON
         found: as `metrics.summary`.
         protocol: what was measured, and on what.
         labels: of keys of `found`, what is added to the name of its row.
+        published: rows below the measured ones.
     """
-    return f"{aligned(rows(found, labels))}# {protocol}\n{_interval(found)}"
+    return f"{aligned([*rows(found, labels), *published])}# {protocol}\n{_interval(found)}"
 
 
 def aligned(lines: list[str]) -> str:

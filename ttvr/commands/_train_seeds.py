@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ttvr.commands import _options, _results
+from ttvr.commands import _options, _recipes, _results
 from ttvr.commands._protocol import in_words
 from ttvr.commands._table import MEASURES, aligned, rows, table
 from ttvr.errors import UsageError
@@ -86,10 +86,11 @@ def summed_up(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def in_rows(facts: dict[str, Any]) -> str:
-    """A table: the rows of the means, then those of the standard deviations."""
+def in_rows(facts: dict[str, Any], beside: Sequence[str] = ()) -> str:
+    """A table: the rows of the means, of the standard deviations, and what is put `beside`."""
     kinds = ("mean", "sd")
-    return aligned([line for kind in kinds for line in rows(facts[kind], _labels(kind))])
+    measured = [line for kind in kinds for line in rows(facts[kind], _labels(kind))]
+    return aligned([*measured, *beside])
 
 
 def tell(args: argparse.Namespace, found: list[dict[str, Any]], recipe: Recipe) -> None:
@@ -119,7 +120,8 @@ def _several(args: argparse.Namespace, found: list[dict[str, Any]], recipe: Reci
         print(json.dumps(facts, ensure_ascii=False))
         return
     lines = [f"# {in_words(one['protocol'], one)}\n" for one in found]
-    sys.stdout.write(in_rows(facts) + "".join(lines))
+    beside, comment = _published(found[0])
+    sys.stdout.write(in_rows(facts, beside) + "".join(lines) + comment)
 
 
 def _one(args: argparse.Namespace, facts: dict[str, Any]) -> None:
@@ -129,7 +131,17 @@ def _one(args: argparse.Namespace, facts: dict[str, Any]) -> None:
         return
     is_measured = "SumR" in facts
     line = in_words(facts["protocol"], facts if is_measured else None)
-    sys.stdout.write(table(facts, line) if is_measured else f"# {line}\n")
+    beside, comment = _published(facts)
+    told = table(facts, line, published=beside) if is_measured else f"# {line}\n"
+    sys.stdout.write(told + comment)
+
+
+def _published(facts: dict[str, Any]) -> tuple[list[str], str]:
+    """Rows and a comment of the numbers of the recipe, where they can be compared."""
+    if "published" not in facts:
+        return [], ""
+    name, changed = (facts["published"][key] for key in ("recipe", "changed"))
+    return _recipes.rows(name), _recipes.comment(name, changed)
 
 
 def _labels(kind: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttvr.commands import _options, _results
+from ttvr.commands import _options, _recipes, _results
 from ttvr.commands._eval_normalize import (
     add_normalize,
     check_normalize,
@@ -25,6 +25,7 @@ from ttvr.commands._target import new_file
 from ttvr.commands._threads import spare_threads
 from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import UsageError
+from ttvr.recipes import named
 
 if TYPE_CHECKING:
     from ttvr.evaluate import Encode, Pairs, Result
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
             "ttvr-eval feats/ --gt pairs.tsv -w runs/x/best.pt --memory 4G",
             "ttvr-eval feats/ --data synthetic --split test",
             "ttvr-eval feats/ --gt pairs.tsv --results results.jsonl",
+            "ttvr-eval feats/ --data msrvtt --root msrvtt/ --published tc_mgc-msrvtt9k-b32",
             "ttvr-eval feats/ --gt pairs.tsv --normalize qbnorm --bank train.txt",
         ],
     )
@@ -90,19 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
-def _add_output(group: argparse._ArgumentGroup) -> None:
-    _options.add(group, "json", "overwrite")
-    group.add_argument(
-        "--save",
-        metavar="FILE",
-        help="write the scores, .npy [captions, videos]: cosines, or logits (at the model's logit "
-        "scale) of a head that scores pairs",
-    )
-    group.add_argument(
-        "--results", metavar="FILE", help="add the result to this file, a line of JSON per result"
-    )
-
-
 def _add_truth(group: argparse._ArgumentGroup) -> None:
     source = group.add_mutually_exclusive_group()
     source.add_argument(
@@ -123,6 +112,26 @@ def _add_truth(group: argparse._ArgumentGroup) -> None:
         default="error",
         help="captions whose video has no features: refuse, leave out (exit 3), or count as not "
         "found in either direction",
+    )
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    _options.add(group, "json", "overwrite")
+    group.add_argument(
+        "--published",
+        type=_recipes.recipe_name,
+        metavar="RECIPE",
+        help="show the published numbers of a recipe below (ttvr-train --list-recipes); --data and "
+        "--split have to be those that they are of",
+    )
+    group.add_argument(
+        "--save",
+        metavar="FILE",
+        help="write the scores, .npy [captions, videos]: cosines, or logits (at the model's logit "
+        "scale) of a head that scores pairs",
+    )
+    group.add_argument(
+        "--results", metavar="FILE", help="add the result to this file, a line of JSON per result"
     )
 
 
@@ -173,7 +182,7 @@ def _run(args: argparse.Namespace) -> int:
     if results:
         given = {name: getattr(args, name) for name in _ARGUMENTS}
         _results.append(results, "ttvr-eval", {**_facts(result), "arguments": given})
-    sys.stdout.write(_as_json(result) if args.json else _as_text(result))
+    sys.stdout.write((_as_json if args.json else _as_text)(result, args.published))
     return PARTIAL if result.absent and args.missing == "skip" else DONE
 
 
@@ -201,6 +210,23 @@ def _check_truth(args: argparse.Namespace) -> None:
     for flag in ("split", "root"):
         if args.data is None and getattr(args, flag) is not None:
             raise UsageError(f"--{flag} is of a dataset: pass --data NAME as well")
+    if args.published is not None:
+        _check_published(args)
+
+
+def _check_published(args: argparse.Namespace) -> None:
+    from ttvr import datasets
+
+    entry = named(args.published)
+    asked = f"--data {entry.data} --split {entry.split}"
+    if args.data is None:
+        raise UsageError(f"--published {args.published} is of a dataset: pass {asked}")
+    data, split = datasets.load(args.data).name, args.split or "test"
+    if (data, split) != (entry.data, entry.split):
+        raise UsageError(
+            f"the published numbers of {args.published} are of {entry.data}, {entry.split}, not of "
+            f"{data}, {split}: pass {asked}, or leave --published out"
+        )
 
 
 def _pairs(args: argparse.Namespace, texts: Features | None) -> Pairs:
@@ -216,13 +242,16 @@ def _facts(result: Result) -> dict[str, Any]:
     return {**result.metrics, "protocol": result.protocol}
 
 
-def _as_json(result: Result) -> str:
-    return json.dumps(_facts(result), ensure_ascii=False) + "\n"
+def _as_json(result: Result, published: str | None) -> str:
+    beside = {"published": _recipes.facts(published)} if published else {}
+    return json.dumps({**_facts(result), **beside}, ensure_ascii=False) + "\n"
 
 
-def _as_text(result: Result) -> str:
+def _as_text(result: Result, published: str | None) -> str:
     line = in_words(result.protocol, result.metrics)
-    text = table(result.metrics, line, labels(result.protocol["normalize"]))
+    beside = _recipes.rows(published) if published else []
+    text = table(result.metrics, line, labels(result.protocol["normalize"]), beside)
+    text += _recipes.comment(published) if published else ""
     return text + _twins(result.metrics["twins"]) if "twins" in result.metrics else text
 
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttvr.commands import _options, _processes, _results, _train_seeds, _train_select
+from ttvr.commands import _options, _processes, _recipes, _results, _train_seeds, _train_select
 from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
 from ttvr.commands._protocol import of_training
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._train_data import of_dataset
 from ttvr.errors import UsageError
-from ttvr.recipes import RECIPES, Recipe, from_settings, parse, settings_of
+from ttvr.recipes import Recipe, from_settings, named, parse, settings_of
 
 if TYPE_CHECKING:
     from ttvr.train import AnyData, Options, Outcome
@@ -36,6 +36,7 @@ _EXAMPLES = (
     "ttvr-train --data synthetic --recipe ttvr-tiny --set lr=6e-4 --limit 9600 -o runs/short",
     "ttvr-train --data synthetic --recipe ttvr-tiny --limit 9600 --seeds 3 -o runs/three",
     "ttvr-train --data synthetic --recipe ttvr-tiny --dry-run",
+    "ttvr-train --list-recipes",
     "ttvr-train --features feats/ --text-features tfeats/ --val-features val/ "
     "--val-text-features tval/ --head seq_transf -o runs/head",
 )
@@ -65,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = parser("train", summary=_SUMMARY, examples=_EXAMPLES, resumes=True)
     data = made.add_argument_group("data")
-    source = data.add_mutually_exclusive_group(required=True)
-    _options.add_data(source, "dataset to learn from")
+    source = data.add_mutually_exclusive_group()
+    _options.add_data(source, "dataset to learn from (default: the recipe's)")
     source.add_argument(
         "--features", metavar="FEATS", help="features of videos to learn from: the head alone does"
     )
@@ -94,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         "--show-config", action="store_true", help="print the resulting recipe as JSON, do nothing"
     )
     output.add_argument(
+        "--list-recipes",
+        action="store_true",
+        help="print the names of all recipes, their sources and published numbers, do nothing",
+    )
+    output.add_argument(
         "--dry-run",
         action="store_true",
         help="take one step, print what it was as JSON, write nothing",
@@ -104,7 +110,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_recipe(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--recipe", choices=sorted(RECIPES), help="settings by name; else the defaults"
+        "--recipe",
+        type=_recipes.recipe_name,
+        metavar="NAME",
+        help="settings by name, as --list-recipes shows them; else the defaults",
     )
     group.add_argument(
         "--set",
@@ -170,7 +179,14 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    if args.list_recipes:
+        sys.stdout.write(_recipes.listing(as_json=args.json))
+        return DONE
     _train_select.settle(args)
+    if args.data is None and args.features is None:
+        if args.recipe is None:
+            raise UsageError("nothing to learn from: pass --data NAME, --features or --recipe NAME")
+        args.data = named(args.recipe).data
     of_features.check(args)
     recipe = _recipe(args)
     if args.show_config:
@@ -183,6 +199,8 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
     if distributed.is_member():
         return _processes.join(args, lambda: _work(args, recipe))
+    if args.recipe:
+        log.info("%s: %s; %s", args.recipe, named(args.recipe).source, named(args.recipe).note)
     if not args.dry_run:
         for folder, _ in _train_seeds.runs(args, recipe):
             train.check_usable(folder, resume=args.resume, overwrite=args.overwrite)
@@ -243,7 +261,7 @@ def _trained(
     best = folder / train.BEST
     kept = f"the {args.select} model"
     log.info("%s is %s; use it: ttvr-extract videos/ -w %s -o feats/", best, kept, best)
-    return facts
+    return {**facts, **_recipes.beside(args, data, recipe, facts)}
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -254,7 +272,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"{twice} is given twice; say it once, by its flag or by --set")
-    base = RECIPES[args.recipe] if args.recipe else None
+    base = named(args.recipe).recipe if args.recipe else None
     if args.features:
         return of_features.settle(from_settings(of_features.frozen(given), base), given, args)
     return from_settings(given, base)
