@@ -245,6 +245,7 @@ OTHERWISE = {
     "eval_every is 4, now 5": {"options": {"eval_every": 5}},
     "log_every is 2, now 3": {"options": {"log_every": 3}},
     "activation is None, now 'gelu'": {"options": {"activation": "gelu"}},
+    "chosen_on is 'val', now 'test'": {"options": {"chosen_on": "test"}},
 }
 
 

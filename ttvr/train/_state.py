@@ -109,9 +109,13 @@ class State:
 
 def selection(recipe: Recipe, options: Options, *, step: int, steps: int) -> dict[str, Any]:
     """How a model was chosen that was saved after `step` of `steps`, as `Retriever.trained`."""
-    on = options.chosen_on if options.select == "best" else None
-    chosen = {"select": options.select, "on": on, "step": step, "steps": steps}
+    chosen = {"select": options.select, "on": _chosen_on(options), "step": step, "steps": steps}
     return {**chosen, "seed": recipe.seed}
+
+
+def _chosen_on(options: Options) -> str | None:
+    """What results call the split that the model is chosen by, if it is by one."""
+    return options.chosen_on if options.select == "best" else None
 
 
 def begin(
@@ -196,6 +200,7 @@ def identity(recipe: Recipe, data: AnyData, options: Options) -> dict[str, Any]:
         "eval_every": options.eval_every,
         "log_every": options.log_every,
         "select": options.select,
+        "chosen_on": _chosen_on(options),
     }
 
 
@@ -227,7 +232,7 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
         )
     # A setting that was not there yet had what is its default now.
     settings = {**settings_of(Recipe()), **stored["made_from"]["recipe"]}
-    old = {"select": Options().select, "processes": 1}
+    old = {"select": Options().select, "processes": 1, "chosen_on": made_from["chosen_on"]}
     before = {**old, **stored["made_from"], "recipe": settings}
     if differing := _differences(before, made_from):
         raise IncompatibleError(
