@@ -15,7 +15,7 @@ from ttvr.commands import eval as evaluate
 from ttvr.recipes import ENTRIES, Published, settings_of
 
 NAME = "tc_mgc-msrvtt9k-b32"
-ARGUMENTS = {"data": "msrvtt:9k", "val_split": "test", "eval_limit": None, "select": "best"}
+ARGUMENTS = {"data": "msrvtt:9k", "val_split": "test", "limit": None, "eval_limit": None}
 
 
 def call(main, *arguments):
@@ -113,6 +113,8 @@ def test_training_ends_with_measured_and_published_rows(capsys):
     assert "measured with" not in lines[-1]
     other = ENTRIES[NAME].recipe.__class__(**{**vars(ENTRIES[NAME].recipe), "epochs": 1})
     assert told_of(capsys, NAME, other).splitlines()[-1].endswith("measured with other epochs")
+    text = told_of(capsys, NAME, limit=10)
+    assert text.splitlines()[-1].endswith("measured with other limit")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def beside(
         found: as `metrics.summary`, with "protocol"; without measures nothing is beside them.
 
     Returns:
-        As `facts`, with "changed", names of settings; empty where nothing is to be compared.
+        As `facts`, with "changed", names of settings, and "limit" where a part of the training
+        split was learned; empty where nothing is to be compared.
     """
     if not (args.recipe and args.data and "SumR" in found) or args.eval_limit:
         return {}
@@ -95,6 +96,7 @@ def beside(
         return {}
     own = settings_of(entry.recipe)
     changed = [name for name, value in settings_of(recipe).items() if value != own[name]]
+    changed += ["limit"] * (args.limit is not None)
     return {"published": {**facts(args.recipe), "changed": changed}}
 
 
