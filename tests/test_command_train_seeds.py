@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -101,6 +102,21 @@ def test_stopped_it_goes_on_with_the_seed_it_was_at(whole, start, tmp_path, monk
     assert main(command) == 0
     assert (tmp_path / "x" / "seed3" / "last.pt").stat().st_mtime_ns == before
     assert equal(model(tmp_path / "x" / "seed4"), model(whole / "seed4"))
+
+
+def test_what_is_begun_anew_leaves_no_result_of_before(whole, start, tmp_path, monkeypatch):
+    out = tmp_path / "x"
+    shutil.copytree(whole, out)
+
+    def stopped(*what, **how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", stopped)
+    command = arguments(start, out, "--seeds", 2, "--seed", 3)
+    assert main(command) == 130
+    assert len(read(out)) == 1
+    assert main([*command, "--overwrite"]) == 130
+    assert not (out / "results.jsonl").exists()
 
 
 def test_two_processes_train_each_seed_together(whole, start, tmp_path):

@@ -60,6 +60,14 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
+def forget(args: argparse.Namespace) -> None:
+    """Remove what several trainings came to that `--overwrite` is about to remove."""
+    from ttvr import train
+
+    if args.seeds > 1 and args.overwrite:
+        Path(args.out, train.RESULTS).unlink(missing_ok=True)
+
+
 def require_measures(args: argparse.Namespace, *, has_validation: bool) -> None:
     """Refuse several seeds where nothing is measured.
 
@@ -113,8 +121,6 @@ def _several(args: argparse.Namespace, found: list[dict[str, Any]], recipe: Reci
     from ttvr import train
 
     facts, kept = summed_up(found), Path(args.out, train.RESULTS)
-    if args.overwrite:
-        kept.unlink(missing_ok=True)
     _results.append_new(kept, "ttvr-train", {**facts, "recipe": settings_of(recipe)})
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))

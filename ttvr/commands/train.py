@@ -235,6 +235,7 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
     _train_seeds.require_measures(args, has_validation=data.val is not None)
     if distributed.leads():
         _train_select.warn(args)
+        _train_seeds.forget(args)
     found = [
         _trained(args, own, data, options, folder)
         for folder, own in _train_seeds.runs(args, recipe)
