@@ -132,6 +132,17 @@ def test_published_numbers_are_those_that_are_known_here():
     assert sum(parts) == pytest.approx(whole["SumR"], abs=0.31)  # of six rounded numbers
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("xpool-msvd-b32", "AdamW's betas and eps"),
+        ("clip4clip-activitynet-b32-meanp", "epochs, batch size and number of frames"),
+    ],
+)
+def test_notes_say_what_is_not_known(name, what):
+    assert what in ENTRIES[name].note
+
+
 def test_a_misspelt_name_finds_the_nearest():
     with pytest.raises(UsageError, match="tc_mgc-msrvtt9k-b32"):
         named("tc-mgc-msrvtt9k-b32")

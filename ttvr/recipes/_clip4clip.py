@@ -28,7 +28,10 @@ _FRAMES = (
     "frames are chosen among all of a video, the authors' among one per second; frozen layers and "
     "the precision are not known here: none, fp32"
 )
-_UNKNOWN = f"epochs and batch size are TC-MGC's, the system's own are not known here; {_FRAMES}"
+_UNKNOWN = (
+    "epochs, batch size and number of frames are TC-MGC's, the system's own are not known here; "
+    f"{_FRAMES}"
+)
 
 _CLIP4CLIP = "Luo et al., CLIP4Clip (2021)"
 _XCLIP = "Ma et al., X-CLIP (2022)"

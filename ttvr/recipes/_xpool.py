@@ -7,8 +7,8 @@ from ttvr.recipes._recipe import Recipe
 
 _SOURCE = "Gorti et al., X-Pool (2022)"
 _NOTE = (
-    "the frames of training, AdamW's eps and the precision are not known here; the authors "
-    "keep the model that is best on the test split, by a mean over 5 validations"
+    "the frames of training, AdamW's betas and eps and the precision are not known here; the "
+    "authors keep the model that is best on the test split, by a mean over 5 validations"
 )
 
 
