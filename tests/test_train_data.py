@@ -10,6 +10,8 @@ from test_extract import draw
 from tiny_training import write_start
 
 from ttvr import retriever
+from ttvr.commands import _train_select
+from ttvr.commands import train as train_command
 from ttvr.commands.train import main
 
 NAMES = ("a", "b", "c", "d")
@@ -48,6 +50,28 @@ def test_a_split_to_choose_by_has_to_be_named(train, tmp_path):
     code, _, err = train("-o", tmp_path / "x")
     assert (code, "nothing of the split val" in err) == (4, True)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_dry_run_keeps_no_frames(train, tmp_path):
+    code, out, err = train("--dry-run", "--select", "test", "--cache", tmp_path / "frames")
+    assert (code, json.loads(out)["steps"]) == (0, 2), err
+    assert not (tmp_path / "frames").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        ("--data activitynet --val-split val1", "best.pt is chosen on val1"),
+        ("--data activitynet --val-split val1 --select last", ""),
+        ("--data msrvtt --select test", "best.pt is chosen on test"),
+        ("--data msvd", ""),
+    ],
+)
+def test_what_papers_test_on_is_known_under_any_name(caplog, flags, warned):
+    args = train_command._parser().parse_args(flags.split())
+    _train_select.settle(args)
+    _train_select.warn(args)
+    assert [warned] * bool(warned) == [text.partition(",")[0] for text in caplog.messages]
 
 
 @pytest.mark.parametrize("flag", ["--val-split", "--select"])
@@ -91,7 +115,8 @@ def test_cached_frames_change_no_bit(train, tmp_path):
         code, out, err = train("-o", tmp_path / name, *arguments, *more)
         assert code == 0, err
         assert ("all frames of 6 clips, about 48, take" in err) == bool(more)
-        results.append((out, (tmp_path / name / "best.pt").read_bytes()))
+        said = out.replace(str(tmp_path / name), "")
+        results.append((said, (tmp_path / name / "best.pt").read_bytes()))
     assert results[0] == results[1] == results[2]
     assert len(list(cache.iterdir())) == 4  # a and b are in both splits
 

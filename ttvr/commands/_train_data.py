@@ -50,10 +50,11 @@ def of_dataset(args: argparse.Namespace) -> tuple[AnyData, int]:
         if not dataset.needs_root:
             raise UsageError(f"{dataset.name} draws its clips, nothing is decoded: drop --cache")
         folder = new_folder(args.cache)
-        folder.mkdir(parents=True, exist_ok=True)
-        if distributed.leads():
-            _say_size(folder, [*learned.clips, *(ranked.clips if ranked else ())])
-        read = datasets.cached(read, folder)
+        if not args.dry_run:  # which writes nothing
+            folder.mkdir(parents=True, exist_ok=True)
+            if distributed.leads():
+                _say_size(folder, [*learned.clips, *(ranked.clips if ranked else ())])
+            read = datasets.cached(read, folder)
     data = train.Data(dataset.name, read, learned, ranked)
     # Drawing is Python, one thread at a time; decoding is in processes of its own.
     most = max(1, _options.default_jobs() // distributed.local()[1]) if dataset.needs_root else 1

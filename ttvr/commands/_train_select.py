@@ -6,6 +6,7 @@ import argparse
 import logging
 
 from ttvr.errors import UsageError
+from ttvr.recipes import ENTRIES
 
 TEST = "test"
 
@@ -40,9 +41,20 @@ def settle(args: argparse.Namespace) -> None:
 
 
 def warn(args: argparse.Namespace) -> None:
-    """Say on stderr that the test split chooses, where it does."""
-    if args.select == "best" and args.chosen_on == TEST:
-        log.warning("best.pt is chosen on test, so its measures there are too good; results say so")
+    """Say on stderr that a split chooses which papers test on, where it does."""
+    if args.select == "best" and (args.chosen_on == TEST or _is_tested_on(args)):
+        text = "best.pt is chosen on %s, so its measures there are too good; results say so"
+        log.warning(text, args.chosen_on)
+
+
+def _is_tested_on(args: argparse.Namespace) -> bool:
+    """Whether the split has another name than `TEST`, as val1 of ActivityNet."""
+    if not args.data:
+        return False
+    from ttvr import datasets
+
+    name = datasets.load(args.data).name
+    return any((name, args.chosen_on) == (entry.data, entry.split) for entry in ENTRIES.values())
 
 
 def require_said(args: argparse.Namespace, split: str | None) -> None:
