@@ -478,7 +478,7 @@ def test_the_command_lists_what_is_missing(tmp_path, home, capsys):
 
 
 WRONG = {
-    "neither": ([], "one of the arguments --data --features is required"),
+    "neither": ([], "nothing to learn from: pass --data NAME, --features or --recipe NAME"),
     "both": (["--data", "synthetic", "--features", "x"], "not allowed with"),
     "captions of nothing": (["--data", "synthetic", "--text-features", "x"], "only with --feat"),
     "no captions": (["--features", "x"], "goes with --text-features"),

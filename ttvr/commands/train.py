@@ -11,14 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ttvr.commands import _options, _processes, _recipes, _results, _train_seeds, _train_select
+from ttvr.commands import (
+    _options,
+    _processes,
+    _recipes,
+    _results,
+    _train_recipe,
+    _train_seeds,
+    _train_select,
+)
 from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
 from ttvr.commands._protocol import of_training
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._train_data import of_dataset
 from ttvr.errors import UsageError
-from ttvr.recipes import Recipe, from_settings, named, parse, settings_of
+from ttvr.recipes import Recipe, named, settings_of
 
 if TYPE_CHECKING:
     from ttvr.train import AnyData, Options, Outcome
@@ -40,20 +48,6 @@ _EXAMPLES = (
     "ttvr-train --features feats/ --text-features tfeats/ --val-features val/ "
     "--val-text-features tval/ --head seq_transf -o runs/head",
 )
-_SETTINGS = (
-    "weights",
-    "head",
-    "reduce",
-    "batch_size",
-    "accumulate",
-    "frames",
-    "precision",
-    "seed",
-    "epochs",
-    "lr",
-)
-"""Flags that stand for settings of the recipe."""
-
 log = logging.getLogger(__name__)
 
 
@@ -87,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", metavar="DIR", help="keep all decoded frames there, for the next epochs and runs"
     )
     of_features.add(made.add_argument_group("features (with --features)"))
-    _add_recipe(made.add_argument_group("recipe (flags change what --recipe says)"))
+    _train_recipe.add(made.add_argument_group("recipe (flags change what --recipe says)"))
     _add_run(made.add_argument_group("run"))
     output = made.add_argument_group("output")
     _options.add(output, "out", "overwrite", "json", "progress")
@@ -106,48 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.set_defaults(weights=None, batch_size=None, precision=None, seed=None)
     return made
-
-
-def _add_recipe(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--recipe",
-        type=_recipes.recipe_name,
-        metavar="NAME",
-        help="settings by name, as --list-recipes shows them; else the defaults",
-    )
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the recipe, repeatable; --show-config lists all",
-    )
-    _options.add(
-        group,
-        *("weights", "head", "reduce", "batch-size", "precision", "seed"),
-        weights="where training starts: a checkpoint, a name that `ttvr-weights list` shows, or "
-        "scratch:SIZES, as in scratch:ttvr-tiny",
-        head="similarity head; it starts with the weights that a checkpoint has for it; options go "
-        "by --set head_options=NAME=VALUE,...",
-        reduce="token reducer, as of `ttvr-extract`, here of the model that learns; repeatable",
-        batch_size="captions per step",
-        precision="autocast of the model in training",
-    )
-    group.add_argument(
-        "--accumulate",
-        type=_options.positive,
-        metavar="N",
-        help="parts that a process's captions of a step go through CLIP in: less memory, more "
-        "time, the same gradient",
-    )
-    group.add_argument(
-        "--frames",
-        type=_options.positive,
-        metavar="N",
-        help="taken of a video; in training train_frames, if set",
-    )
-    group.add_argument("--epochs", type=_options.positive, metavar="N", help="passes over the data")
-    group.add_argument("--lr", type=float, metavar="X", help="peak learning rate of what is new")
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
@@ -188,7 +140,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
             raise UsageError("nothing to learn from: pass --data NAME, --features or --recipe NAME")
         args.data = named(args.recipe).data
     of_features.check(args)
-    recipe = _recipe(args)
+    recipe = _train_recipe.asked(args)
     if args.show_config:
         print(json.dumps(settings_of(recipe), indent=1))
         return DONE
@@ -263,20 +215,6 @@ def _trained(
     kept = f"the {args.select} model"
     log.info("%s is %s; use it: ttvr-extract videos/ -w %s -o feats/", best, kept, best)
     return {**facts, **_recipes.beside(args, data, recipe, facts)}
-
-
-def _recipe(args: argparse.Namespace) -> Recipe:
-    flags = [(name, getattr(args, name)) for name in _SETTINGS]
-    pairs = [*map(parse, args.set), *(pair for pair in flags if pair[1] is not None)]
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"{twice} is given twice; say it once, by its flag or by --set")
-    base = named(args.recipe).recipe if args.recipe else None
-    if args.features:
-        return of_features.settle(from_settings(of_features.frozen(given), base), given, args)
-    return from_settings(given, base)
 
 
 def _train(
