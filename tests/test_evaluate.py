@@ -632,8 +632,8 @@ def test_command_shows_what_a_recipe_has_published(drawn, capsys, monkeypatch):
     code, out, _ = run(capsys, *arguments, "--published", "ttvr-tiny")
     assert code == 3
     rows = ["t2v_published\t12.5\t-\t-\t-\t-\t-", "SumR_published\t99.2"]
-    *measured, protocol = plain.splitlines()
-    assert out.splitlines()[:-1] == [*measured, *rows, protocol]
+    *measured, protocol, interval = plain.splitlines()
+    assert out.splitlines()[:-1] == [*measured, *rows, protocol, interval]
     assert out.splitlines()[-1].startswith("# published: ttvr-tiny, a paper; ")
     found = json.loads(run(capsys, *arguments, "--published", "ttvr-tiny", "--json")[1])
     assert found["published"]["published"] == known.as_json()
