@@ -130,10 +130,13 @@ def test_two_processes_train_each_seed_together(whole, start, tmp_path):
 
 
 def test_what_does_not_go_with_several_seeds(whole, start, tmp_path, capsys):
-    single = whole / "seed3"
+    single, other = whole / "seed3", tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").touch()
     for out, more, match in (
         (tmp_path / "x", ("--dry-run",), "leave --seeds out"),
-        (single, (), "with --seeds it holds a folder per seed alone"),
+        (single, (), "seed3 holds a run of a single seed, nothing was changed; pass another -o"),
+        (other, (), "other holds notes.txt, with --seeds it holds a folder per seed alone"),
     ):
         assert main(arguments(start, out, "--seeds", 2, *more)) == 2
         error = capsys.readouterr().err

@@ -52,7 +52,12 @@ def check(args: argparse.Namespace) -> None:
     if args.dry_run:
         raise UsageError("--dry-run takes one step of one training: leave --seeds out")
     out = Path(args.out)
-    shown = [path.name for path in out.iterdir()] if out.is_dir() else []
+    found = [path.name for path in out.iterdir()] if out.is_dir() else []
+    shown = [name for name in found if not name.startswith(".")]
+    if "recipe.json" in shown:
+        raise UsageError(
+            f"{out} holds a run of a single seed, nothing was changed; pass another -o"
+        )
     if other := [name for name in shown if not re.fullmatch(r"seed\d+|results\.jsonl", name)]:
         raise UsageError(
             f"{out} holds {sorted(other)[0]}, with --seeds it holds a folder per seed alone, "
