@@ -105,7 +105,8 @@ def train(
                 if found is not None:
                     note(step=state.step, epoch=epoch, val=found, **meter.lap())
                     recall = found["t2v"]["R@1"]
-                    log.info("step %d of %d: R@1 %.1f on val", state.step, state.steps, recall)
+                    at, on = (state.step, state.steps), options.chosen_on
+                    log.info("step %d of %d: R@1 %.1f on %s", *at, recall, on)
                 if state.improves(found, options.select) and leads:
                     model, now = parts.model, {"step": state.step, "steps": state.steps}
                     model.trained = selection(recipe, options, **now)
