@@ -117,6 +117,14 @@ def test_training_ends_with_measured_and_published_rows(capsys):
     assert text.splitlines()[-1].endswith("measured with other limit")
 
 
+def test_measured_on_a_part_of_the_split_is_said():
+    assert "of the split" not in _recipes.comment(NAME)
+    part = _recipes.comment(NAME, coverage={"found": 1, "expected": 1000})
+    assert part.endswith("; measured on 1 of the split's 1000 videos: not comparable\n")
+    whole = _recipes.comment(NAME, coverage={"found": 1000, "expected": 1000})
+    assert whole == _recipes.comment(NAME)
+
+
 @pytest.mark.parametrize(
     "changes", [{"val_split": None}, {"val_split": "val"}, {"eval_limit": 10}], ids=str
 )

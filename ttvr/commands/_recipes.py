@@ -60,17 +60,23 @@ def rows(name: str) -> list[str]:
     return made
 
 
-def comment(name: str, changed: Sequence[str] = ()) -> str:
+def comment(
+    name: str, changed: Sequence[str] = (), *, coverage: Mapping[str, int] | None = None
+) -> str:
     """A line that says whose the published numbers are, and what to know of them.
 
     Args:
         name: of the recipe.
         changed: settings in which the model that was measured differs from it.
+        coverage: "found" and "expected" videos of the split that was measured, where known.
     """
     entry = ENTRIES[name]
     parts = [f"published: {name}, {entry.source}" if rows(name) else f"{name}: {_UNKNOWN}"]
     parts += [entry.note] * bool(entry.note)
     parts += [f"measured with other {', '.join(changed)}"] * bool(changed)
+    if coverage is not None and coverage["found"] < coverage["expected"]:
+        part = f"{coverage['found']} of the split's {coverage['expected']} videos"
+        parts.append(f"measured on {part}: not comparable")
     return f"# {'; '.join(parts)}\n"
 
 

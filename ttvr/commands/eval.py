@@ -251,7 +251,8 @@ def _as_text(result: Result, published: str | None) -> str:
     line = in_words(result.protocol, result.metrics)
     beside = _recipes.rows(published) if published else []
     text = table(result.metrics, line, labels(result.protocol["normalize"]), beside)
-    text += _recipes.comment(published) if published else ""
+    if published:
+        text += _recipes.comment(published, coverage=result.protocol["coverage"])
     return text + _twins(result.metrics["twins"]) if "twins" in result.metrics else text
 
 
