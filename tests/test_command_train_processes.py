@@ -146,3 +146,10 @@ def test_what_cannot_be_started_is_refused(tmp_path, capsys, start, extra, code,
     assert match in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_processes_than_rows_of_a_batch_are_not_started(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ttvr.distributed.launch", lambda *_, **__: pytest.fail("started"))
+    command = ["--data", "synthetic", "--device", "cpu", "-b", "4", "-o", str(tmp_path / "x")]
+    assert main([*command, "--gpus", "5"]) == 2
+    assert "a batch of 4 has nothing for some of 5 processes" in capsys.readouterr().err

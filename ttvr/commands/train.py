@@ -157,6 +157,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         for folder, _ in _train_seeds.runs(args, recipe):
             train.check_usable(folder, resume=args.resume, overwrite=args.overwrite)
     if (args.gpus or 1) > 1:
+        train.check_rows(recipe, processes=args.gpus)
         return _processes.launch(main, argv, args)
     return _work(args, recipe)
 

@@ -2,7 +2,7 @@
 
 from ttvr.train._folder import BEST, RESULTS, check_usable
 from ttvr.train._loop import rehearse, train
-from ttvr.train._setup import AnyData, Data, Options, sha256
+from ttvr.train._setup import AnyData, Data, Options, check_rows, sha256
 from ttvr.train._state import Outcome, selection
 from ttvr.train._stored import SETTINGS, Stored, StoredData
 from ttvr.train._validate import validate
@@ -17,6 +17,7 @@ __all__ = [
     "Outcome",
     "Stored",
     "StoredData",
+    "check_rows",
     "check_usable",
     "rehearse",
     "selection",

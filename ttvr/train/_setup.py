@@ -143,6 +143,19 @@ class Parts(NamedTuple):
     given: frozenset[str]
 
 
+def check_rows(recipe: Recipe, *, processes: int) -> None:
+    """Refuse more processes than a batch has rows for.
+
+    Raises:
+        UsageError: some of them would have nothing to do.
+    """
+    if recipe.batch_size < processes:
+        raise UsageError(
+            f"a batch of {recipe.batch_size} has nothing for some of {processes} processes: pass a "
+            "larger --batch-size, or start fewer"
+        )
+
+
 def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.device) -> Parts:
     """Build everything from the recipe's seed.
 
@@ -154,11 +167,7 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
     data.check(recipe)
     if options.select == "best" and data.val is None:
         raise UsageError("nothing to choose the best model by: pass features to validate on, too")
-    if recipe.batch_size < distributed.world():
-        raise UsageError(
-            f"a batch of {recipe.batch_size} has nothing for some of {distributed.world()} "
-            "processes: pass a larger --batch-size, or start fewer"
-        )
+    check_rows(recipe, processes=distributed.world())
     torch.manual_seed(recipe.seed)
     model = build(recipe, activation=options.activation, device=device)
     loader = data.loader(model, recipe, jobs=options.jobs)
