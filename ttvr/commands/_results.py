@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,9 @@ def append(path: Path, command: str, result: dict[str, Any]) -> None:
         UsageError: as `check`.
         OSError: the disk is full, say.
     """
-    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    line = json.dumps({"date": date, "command": command, **result}, ensure_ascii=False) + "\n"
     with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(_whole(file.fileno(), path))
-        file.write(line.encode())
-        os.fsync(file.fileno())
+        _add(file, path, command, result)
 
 
 def append_new(path: Path, command: str, result: dict[str, Any]) -> None:
@@ -60,15 +57,25 @@ def append_new(path: Path, command: str, result: dict[str, Any]) -> None:
         TtvrError: a line of the file is no result.
         UsageError, OSError: as `append`.
     """
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    try:
-        known = [_lasting(json.loads(line)) for line in lines]
-    except ValueError as error:
-        raise TtvrError(
-            f"{path} holds a line that is no result; mend or remove the file"
-        ) from error
-    if _lasting(json.loads(json.dumps({"command": command, **result}))) not in known:
-        append(path, command, result)
+    with path.open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # before reading: another may be adding the same
+        try:
+            known = [_lasting(json.loads(line)) for line in path.read_bytes().split(b"\n")[:-1]]
+        except ValueError as error:
+            raise TtvrError(
+                f"{path} holds a line that is no result; mend or remove the file"
+            ) from error
+        if _lasting(json.loads(json.dumps({"command": command, **result}))) not in known:
+            _add(file, path, command, result)
+
+
+def _add(file: FileIO, path: Path, command: str, result: dict[str, Any]) -> None:
+    """Add a line to a file that is locked."""
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = json.dumps({"date": date, "command": command, **result}, ensure_ascii=False) + "\n"
+    file.truncate(_whole(file.fileno(), path))
+    file.write(line.encode())
+    os.fsync(file.fileno())
 
 
 def _lasting(value: Any) -> Any:

@@ -126,7 +126,10 @@ def _several(args: argparse.Namespace, found: list[dict[str, Any]], recipe: Reci
     from ttvr import train
 
     facts, kept = summed_up(found), Path(args.out, train.RESULTS)
-    _results.append_new(kept, "ttvr-train", {**facts, "recipe": settings_of(recipe)})
+    # What is known of others is told, not kept, as of a single run.
+    own = [{k: v for k, v in one.items() if k != "published"} for one in found]
+    stored = {**facts, "runs": own, "recipe": settings_of(recipe)}
+    _results.append_new(kept, "ttvr-train", stored)
     if args.json:
         print(json.dumps(facts, ensure_ascii=False))
         return
