@@ -55,6 +55,10 @@ _NUMBERS = {
 }
 
 
+_PLACED = (("msrvtt9k", "b32", 4), ("activitynet", "b16", 15), ("activitynet", "b32", 15))
+_NO_PLACE = "whether the authors report this dataset with so many segments is not known here"
+
+
 def _rows() -> Iterator[tuple[str, Entry]]:
     """Where a reducer acts is B_6-S,K of the paper: after block 6, S segments of K centers."""
     for data, (name, split, base) in _DATA.items():
@@ -63,7 +67,9 @@ def _rows() -> Iterator[tuple[str, Entry]]:
             stem = f"centerclip-{data}-{tower}"
             yield f"{stem}-none", Entry(recipe, name, split, _SOURCE, _NOTE)
             for S in _segments(data, tower):
-                note = "; ".join(filter(None, (_NOTE, _NUMBERS.get((data, tower, S)))))
+                told = _NUMBERS.get((data, tower, S))
+                place = None if (data, tower, S) in _PLACED else _NO_PLACE
+                note = "; ".join(filter(None, (_NOTE, told, place)))
                 if (data, tower) == ("activitynet", "b32"):
                     note += "; 15 segments are those of ViT-B/16: of B/32 they are not known here"
                 for kind in ("kmedoids", "spectral"):
