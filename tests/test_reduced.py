@@ -75,16 +75,21 @@ def test_padding_is_the_last_frame_again(checkpoint, reduce):
     repeated = torch.stack([frames[0, [0, 1, 2, 2]], frames[1, [0, 0, 0, 0]]])
     with torch.inference_mode():
         found = model.encode_video(frames, mask, patches=True)
-        zeros = model.encode_video(frames * mask[:, :, None, None, None], mask)
+        zeros = model.encode_video(frames * mask[:, :, None, None, None], mask, patches=True)
+        alone = model.encode_video(frames, mask)
+        padding = model.padding(4, patches=True)
         expected = model.clip.encode_video(repeated, mask, model.plan.reducers, patches=True)
     real = found.mask
     assert not real.all()
     assert torch.equal(zeros.frames, found.frames)
     assert torch.equal(found.frames[real], expected.frames[real])
     assert torch.equal(found.patches[real], expected.patches[real])
-    # To heads: what folders are filled with, where there is no real frame.
-    assert (found.frames[~real] == model.pad_frame(4)).all()
+    # To heads: what folders are filled with, where there is no real frame. With patches the last
+    # block computes other shapes, which some processors round in another way.
+    assert (alone.frames[~real] == model.pad_frame(4)).all()
+    assert (found.frames[~real] == padding.frames[0, -1]).all()
     assert (found.patches[~real] == model.pad_patches(4)).all()
+    torch.testing.assert_close(alone.frames, found.frames)
 
 
 def test_identity_has_the_plan(checkpoint):
