@@ -259,6 +259,25 @@ def test_golden_multisentence(shared, case):
     assert (groups == golden[f"{case}/rec_v2t_group_rank_average"]).all()
     alone = metrics.video_ranks(sims, owner, ties="optimistic", level="sentence")
     assert (alone == golden[f"{case}/alt_v2t_best_caption_rank_optimistic"]).all()
+    if case == "random":  # without ties all definitions are one, X-Pool's too
+        found = metrics.summary(sims, owner)
+        for way in ("t2v", "v2t"):
+            xpool = golden[f"{case}/xpool_{way}"][[0, 1, 2, 5, 6]]
+            assert listed(found[way]) == pytest.approx(xpool)
+
+
+def test_golden_ties_of_qb_norm(shared):
+    """Its ranks are our default ones; its R@1 counts rank 0 alone, where ours counts below 1."""
+    golden = np.load(shared / "golden/heads/qbnorm.npz", allow_pickle=False)
+    sims, owner = golden["ties/sim"], np.arange(24) // 3
+    texts = metrics.ranks(sims, owner)
+    # Of a video its best caption, ties with own captions included, which ours leave out.
+    videos = metrics.ranks(sims.T[owner], range(24)).reshape(8, 3).min(axis=1)
+    for found, way in ((texts, "t2v"), (videos, "v2t")):
+        recalls = [found == 0, found < 5, found < 10, found < 50]
+        measured = [*(100 * hit.mean() for hit in recalls), np.median(found) + 1, found.mean() + 1]
+        assert measured == pytest.approx(golden[f"ties/{way}"][:6], abs=0.051)  # one decimal
+    assert metrics.summary(sims, owner)["t2v"]["MnR"] == texts.mean() + 1
 
 
 def test_golden_centerclip(shared):
