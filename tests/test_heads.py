@@ -9,7 +9,7 @@ import pytest
 import torch
 from golden_heads import Golden
 
-from ttvr import plugins
+from ttvr import plugins, score
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
 from ttvr.heads.meanp import MeanP
 from ttvr.losses import info_nce
@@ -148,6 +148,31 @@ def test_blocks_give_the_whole(name, mask):
                 SCALE,
             )
             torch.testing.assert_close(part[0, 0], whole[t, v])
+
+
+@pytest.mark.parametrize(("name", "mask"), WITH_AND_WITHOUT_MASK)
+@pytest.mark.parametrize(("texts", "videos"), [(0, 4), (5, 0), (0, 0)])
+def test_of_nothing_there_is_an_empty_matrix(name, mask, texts, videos):
+    head, (text, video) = make(name, mask=mask), features(padding=PADDING)
+    granularities = len(score.similarity_matrix(head, text, video, granularities=True))
+    text = TextFeatures(*(x[:texts] for x in text))
+    video = VideoFeatures(*(x[:videos] for x in video))
+    for _ in range(2):
+        assert head(text, video, SCALE).shape == (texts, videos)
+        head.train()
+    head.eval()
+    assert score.similarity_matrix(head, text, video).shape == (texts, videos)
+    parts = score.similarity_matrix(head, text, video, granularities=True)
+    assert parts.shape == (granularities, texts, videos)
+    assert score.streamed_matrix(head, text, iter([video])).shape == (texts, videos)
+    assert score.streamed_matrix(head, text, iter([])).shape == (texts, 0)
+    for found in score.top_pairs(head, text, video, 3):
+        assert found.shape == (texts, min(3, videos))
+    for vectors, count in (
+        (score.text_vectors(head, text, device=SCALE.device), texts),
+        (score.video_vectors(head, video, device=SCALE.device), videos),
+    ):
+        assert vectors.shape == (count, head.vector_width)
 
 
 @pytest.mark.parametrize(("name", "mask"), WITH_AND_WITHOUT_MASK)

@@ -71,16 +71,17 @@ class Attention(nn.Module):
             [B, N, D], or [B, queries, D].
         """
         B, N, D = x.shape
+        wide = D // self.heads  # said, not inferred: of no rows torch infers no size
         if queries is None:
             qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-            q, k, v = qkv.view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv.view(B, N, 3, self.heads, wide).permute(2, 0, 3, 1, 4)
         else:
             weight_q, weight_kv = self.in_proj_weight.split([D, 2 * D])
             bias_q, bias_kv = self.in_proj_bias.split([D, 2 * D])
             q = F.linear(x[:, :queries], weight_q, bias_q)
-            q = q.view(B, queries, self.heads, -1).transpose(1, 2)
+            q = q.view(B, queries, self.heads, wide).transpose(1, 2)
             kv = F.linear(x, weight_kv, bias_kv)
-            k, v = kv.view(B, N, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+            k, v = kv.view(B, N, 2, self.heads, wide).permute(2, 0, 3, 1, 4)
         is_learning = torch.is_grad_enabled() and x.requires_grad
         is_narrow = q.dtype == torch.bfloat16 and N <= _SHORT
         is_slow = x.device.type == "cpu" and (is_learning or is_narrow)

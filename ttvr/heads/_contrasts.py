@@ -54,10 +54,10 @@ def contrasts(
     """
     if isinstance(video, Frames):
         return _by_pooled(layers, text, video, masked=masked, as_units=as_units)
-    Nt, _, D = text.query.shape
+    Nt, Q, D = text.query.shape
     queries = text.query.reshape(-1, D)
     shares = combinations(layers, video, queries, masked=masked, unit=as_units)
-    shares = shares.unflatten(2, (Nt, -1))  # [Nv, N+2, Nt, 1+L]
+    shares = shares.unflatten(2, (Nt, Q))  # [Nv, N+2, Nt, 1+L]
     pooled = shares[..., 0].mT @ video.rows  # [Nv, Nt, D]
     to_video = text.to_video @ pooled.permute(1, 2, 0)  # [Nt, 1+L, Nv]
     products = video.rows.flatten(0, 1) @ text.to_frames.reshape(-1, D).T
@@ -65,7 +65,7 @@ def contrasts(
         x.transpose(1, 2).flatten(0, 1) for x in (products.view(shares.shape), shares[..., 1:])
     )  # [Nv*Nt, N+2, ...]
     to_frames = products.mT @ shares
-    return Contrasts(to_video.permute(1, 2, 0), to_frames.unflatten(0, (-1, Nt)))
+    return Contrasts(to_video.permute(1, 2, 0), to_frames.unflatten(0, (len(video.rows), Nt)))
 
 
 def _by_pooled(

@@ -162,5 +162,6 @@ def _part(state: Any, rows: slice) -> Any:
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
+    """The ranges of so many, an empty one of none: what comes of them has a shape."""
+    for start in range(0, max(1, count), size):
         yield slice(start, start + size)

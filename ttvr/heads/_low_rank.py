@@ -134,8 +134,8 @@ def in_blocks(
     room = _CACHE // floats
     if text[0].device.type != "cpu":
         texts, room = texts * _WIDER, room * _WIDER
-    columns = max(1, room // min(texts, Nt))
-    rows = max(1, room // min(columns, Nv))
+    columns = max(1, room // max(1, min(texts, Nt)))
+    rows = max(1, room // max(1, min(columns, Nv)))
     parts = []
     for some in _cut(text, rows):
         parts.append(torch.cat([score(some, few) for few in _cut(video, columns)], dim=2))

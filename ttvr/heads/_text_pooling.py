@@ -123,7 +123,7 @@ def attention(keys: Tensor, queries: Tensor, mask: Tensor | None) -> Tensor:
     Nv, H, T, C = keys.shape
     keys = keys.transpose(0, 1).reshape(H, Nv * T, C)
     scores = keys @ queries.view(-1, H, C).permute(1, 2, 0)  # [H, Nv*T, Q]
-    scores = scores.view(H, Nv, T, -1).transpose(0, 1)
+    scores = scores.view(H, Nv, T, len(queries)).transpose(0, 1)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, :, None], -torch.inf)
     return scores.softmax(dim=2)

@@ -44,9 +44,9 @@ def interact(text: Parts, video: Parts) -> Tensor:
     order = text.length.argsort()
     lengths = text.length[order].tolist()
     rows = []
-    for start in range(0, len(order), side):
+    for start in range(0, max(1, len(order)), side):  # of no texts an empty block
         chosen = order[start : start + side]
-        longest = max(lengths[start : start + side])
+        longest = max(lengths[start : start + side], default=1)
         units = text.units.transpose(0, 1)[:longest, chosen]  # [L, c, D]
         weights = text.weights.T[:longest, chosen].unsqueeze(-1)  # [L, c, 1]
         floor = text.floor[chosen, None, None]
@@ -69,9 +69,9 @@ def _side(words: Tensor, frames: Tensor) -> int:
 
 def _frame_blocks(video: Parts, side: int) -> list[Parts]:
     """Videos, `side` at a time, laid out as `_block` takes them."""
-    longest = int(video.length.max())
+    longest = max(video.length.tolist(), default=1)
     blocks = []
-    for start in range(0, len(video.units), side):
+    for start in range(0, max(1, len(video.units)), side):
         part = slice(start, start + side)
         units = video.units[part, :longest].permute(2, 1, 0).contiguous()  # [D, T, c]
         weights = video.weights[part, :longest].T

@@ -219,7 +219,7 @@ class TcMgc(TemporalHead):
         """Similarities [4, Nt, Nv] of pairs together."""
         if self.mask:
             # Padding stands at the end: what no text of these has need not be computed.
-            longest = max(self.k, int(text.mask.sum(dim=1).max()))
+            longest = max([self.k, *text.mask.sum(dim=1).tolist()])
             text = Texts(*(x[:, : longest + 1] for x in text[:3]), text.mask[:, :longest])
         compared = self.contrasts(text, video)
         kept = reorganized(compared, self.k, text.mask if self.mask else None)

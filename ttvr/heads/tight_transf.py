@@ -180,8 +180,8 @@ class TightTransf(Head):
 
 def _first_block(block: nn.Module, x: Tensor, qkv: Tensor, seen: Tensor, *, queries: int) -> Tensor:
     """The first `queries` rows after a block, of x [P, N, D] whose qkv [P, N, 3D] are there."""
-    P, N, _ = qkv.shape
-    q, k, v = qkv.view(P, N, 3, block.attn.heads, -1).permute(2, 0, 3, 1, 4)
+    (P, N, D), heads = x.shape, block.attn.heads
+    q, k, v = qkv.view(P, N, 3, heads, D // heads).permute(2, 0, 3, 1, 4)
     out = F.scaled_dot_product_attention(q[:, :, :queries], k, v, attn_mask=seen[:, None, None])
     x = x[:, :queries] + block.attn.out_proj(out.transpose(1, 2).flatten(2))
     return x + block.mlp(block.ln_2(x))
@@ -190,8 +190,11 @@ def _first_block(block: nn.Module, x: Tensor, qkv: Tensor, seen: Tensor, *, quer
 def _pairs(
     texts: int, videos: int, most: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All pairs in the order of a matrix: texts [P] and videos [P], at most so many at a time."""
-    for start in range(0, texts * videos, most):
+    """All pairs in the order of a matrix: texts [P] and videos [P], at most so many at a time.
+
+    Once at least, with P = 0 where there is no pair.
+    """
+    for start in range(0, max(1, texts * videos), most):
         pair = torch.arange(start, min(start + most, texts * videos), device=device)
         yield pair // videos, pair % videos
 

@@ -178,13 +178,13 @@ class XPool(Head):
         """Cosines [1, Nt, Nv] by inner products with what pooled vectors are made of."""
         shares = combinations(self.layers, video, text.query, masked=self.mask, unit=True)
         Nv, R, _ = shares.shape
-        products = (video.rows.flatten(0, 1) @ text.sentence.T).view(Nv, R, -1)
+        products = (video.rows.flatten(0, 1) @ text.sentence.T).view(Nv, R, len(text.sentence))
         return (shares * products).sum(dim=1).T.unsqueeze(0)
 
     def _by_gram(self, text: Texts, video: UnitFrames) -> Tensor:
         """Cosines [1, Nt, Nv]: a weighted sum of similarities over the length of that of frames."""
         Nv, T, D = video.frames.shape
-        sims = (video.frames.view(Nv * T, D) @ text.sentence.T).view(Nv, T, -1)
+        sims = (video.frames.view(Nv * T, D) @ text.sentence.T).view(Nv, T, len(text.sentence))
         weights = self._weights(sims, video.mask)
         length = (weights * (video.gram @ weights)).sum(dim=1).sqrt()
         return ((weights * sims).sum(dim=1) / length).T.unsqueeze(0)

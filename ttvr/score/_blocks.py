@@ -129,8 +129,11 @@ def scores(
 
 
 def slices(total: int, size: int) -> Iterator[slice]:
-    """The ranges of so many, one after the other, the last with what is left."""
-    for start in range(0, total, size):
+    """The ranges of so many, one after the other, the last with what is left.
+
+    Of none an empty one: a head then says what shape its scores have.
+    """
+    for start in range(0, max(1, total), size):
         yield slice(start, min(start + size, total))
 
 

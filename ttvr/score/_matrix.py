@@ -56,7 +56,8 @@ def similarity_matrix(
         granularities: give the matrices that the head fuses, not multiplied by the scale.
 
     Returns:
-        [Nt, Nv] float32 on the CPU, or [G, Nt, Nv] where granularities are wanted.
+        [Nt, Nv] float32 on the CPU, or [G, Nt, Nv] where granularities are wanted; empty
+        where there are no texts or no videos.
 
     Raises:
         TtvrError: a score is not finite; names the text row and the video row.
@@ -104,7 +105,7 @@ def streamed_matrix(
     """
     device = device_of(text)
     scale = torch.as_tensor(scale, dtype=torch.float32, device=device)
-    parts, first = [], 0
+    parts, first = [torch.empty(len(text.sentence), 0)], 0
     with evaluating(head, device):
         texts = None
         for video in videos:

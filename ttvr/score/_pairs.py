@@ -80,6 +80,9 @@ def top_pairs(
     scale = torch.as_tensor(scale, dtype=torch.float32, device=device)
     sizes = Sizes.within(memory, head, text, video, device=device, block=block)
     k = min(k, len(video.frames) if among is None else among.shape[1])
+    if not k:
+        nothing = torch.empty(len(text.sentence), 0)
+        return nothing, nothing.long()
     with evaluating(head, device):
 
         def exact(query: int, rows: np.ndarray) -> np.ndarray:
