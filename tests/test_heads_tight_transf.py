@@ -11,6 +11,7 @@ from ttvr.heads import tight_transf
 from ttvr.heads.tight_transf import TightTransf
 from ttvr.losses import info_nce
 from ttvr.records import TextFeatures, VideoFeatures
+from ttvr.score import similarity_matrix
 
 CASES = ("corr", "iid")
 SCALE = torch.tensor(20.0)
@@ -127,6 +128,10 @@ def test_any_number_of_pairs_at_once_gives_the_same(monkeypatch):
     monkeypatch.setattr(tight_transf, "_HELD", 9 * 16 * 5 * 4)  # four pairs
     torch.testing.assert_close(head(text, video, SCALE), whole)
     assert seen == [4, 4, 4, 3]
+    seen.clear()
+    similarity_matrix(head.float(), text, video, memory=2 * 4 * 3 * head.pair_floats())
+    assert max(seen) <= 3
+    assert sum(seen) == 15
 
 
 @torch.no_grad()

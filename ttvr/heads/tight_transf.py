@@ -135,6 +135,10 @@ class TightTransf(Head):
         """[1]: one, whatever the scale."""
         return torch.ones_like(scale).expand(len(sims))
 
+    def pair_floats(self) -> int:
+        """The sequence of a pair in a block, so that few pairs are asked for in little memory."""
+        return _WIDTHS_PER_ROW * self.width * (self.frames + 1)
+
     def init_from_clip(self, clip: CLIP) -> None:
         """Start from CLIP's text tower: its positions and its first blocks."""
         positions = self.cross["embeddings"]["position_embeddings"]
@@ -159,7 +163,7 @@ class TightTransf(Head):
 
     def _pairs_at_once(self, device: torch.device) -> int:
         held = _HELD if device.type == "cpu" else _HELD_BY_DEVICE
-        return max(1, held // (_WIDTHS_PER_ROW * self.width * (self.frames + 1)))
+        return max(1, held // self.pair_floats())
 
     def _score(self, text: Rows, video: Rows, t: Tensor, v: Tensor) -> Tensor:
         """Logits [P] of the pairs of texts t [P] and videos v [P]."""
