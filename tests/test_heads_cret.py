@@ -121,6 +121,12 @@ def test_the_head_with_other_choices_equals_the_golden(shared):
         ({"bound": "difference", "direction": "t2v"}, "L_gees_diff_t2v"),
     ):
         golden.close(golden.head(**options).losses(text, video, SCALE)["gees"], f"norm_{name}")
+    for direction in ("sym", "t2v", "v2t", "union"):
+        head = golden.head(local_logits="product", direction=direction)
+        golden.close(head.losses(text, video, SCALE)["ccm"], f"L_ccm_ip_{direction}")
+    ramped = golden.head(variance_weight=0.5, ramp=True, direction="union")
+    ramped.progress = 0.5
+    golden.close(ramped.losses(text, video, SCALE)["gees"], "norm_L_gees_lam025_union")
     per_center = golden.head(per_center=True)
     expected = golden["S_g"] + per_center.beta * golden["S_l_percentre"]
     torch.testing.assert_close(scores(per_center, text, video), expected)
@@ -375,6 +381,8 @@ def test_a_zero_vector_stays_one():
         ({"out_width": 0}, "out_width of cret"),
         ({"heads": 3}, "width 16 does not divide into 3 heads of cret"),
         ({"mode": "attn", "layers": 2}, "mode attn of cret has 1 layer, got 2"),
+        ({"local_logits": "dot"}, "local_logits of cret is one of cosine, product, got 'dot'"),
+        ({"ramp": 1.5}, "ramp of cret is one of False, True, got 1.5"),
         ({"per_center": "yes"}, "per_center of cret is one of False, True, got 'yes'"),
     ],
 )

@@ -139,13 +139,23 @@ def test_a_published_training_stops_and_goes_on(tmp_path, start):
     assert changed == {name for name in before if not is_frozen(f"clip.{name}", 1)}
 
 
-def test_the_rate_follows_the_recipe_s_schedule(tmp_path, start):
+def test_the_rate_and_the_head_follow_the_steps(tmp_path, start, monkeypatch):
+    told = []
+
+    class Told(MeanP):
+        def losses(self, text, video, scale):
+            told.append(self.progress)
+            return super().losses(text, video, scale)
+
+    monkeypatch.setattr(meanp, "PLUGIN", Told)
     settings = recipe(start, schedule="warmup_cosine", epochs=1, warmup=0.5)
     train(settings, data(), tmp_path / "run", options=Options(log_every=1))
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     rates = [line["lr"] for line in map(json.loads, lines) if "lr" in line]
     expected = [schedule(step, steps=6, warmup=0.5, rule="warmup_cosine") for step in range(6)]
     assert rates == pytest.approx([settings.lr * part for part in expected])
+    assert told == [step / 6 for step in range(6)]
+    assert MeanP().progress == 1.0
 
 
 def test_the_logit_scale_keeps_to_its_bounds(start):

@@ -58,6 +58,8 @@ class Head(nn.Module):
     vector_gain: float = 1.0
     vector_width: int
     """E of `vector_text` and `vector_video`; the head's width by default."""
+    progress: float = 1.0
+    """How far training is, from 0 on, which sets it before each step; 1 elsewhere."""
     main_loss: str = "nce"
     """Of the parts of `losses`, the one that pulls sentences and frames of a pair together."""
     OFFICIAL_UNUSED: ClassVar[tuple[str, ...]] = ()

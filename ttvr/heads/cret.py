@@ -34,6 +34,7 @@ from ttvr.records import TextFeatures, VideoFeatures
 
 LOSSES = ("gees", "nce_mean", "nce_frames")
 POOLINGS = ("max", "none")
+LOCAL_LOGITS = ("cosine", "product")
 
 
 class Vectors(NamedTuple):
@@ -59,8 +60,7 @@ class CRET(Head):
 
     Training compares unit sentences with unit frames, whose mean is not normalized again, while a
     score takes the mean of frames as they are (ours; raw products would saturate a softmax). The
-    temperatures are fixed, since a variance goes with 1/tau^2, and `scale` enters no loss. A ramp
-    of the variance's weight over training is left out.
+    temperatures are fixed, since a variance goes with 1/tau^2, and `scale` enters no loss.
 
     There are no official checkpoints: `from_official` takes the names of this class.
 
@@ -82,10 +82,13 @@ class CRET(Head):
         covariance: of GEES, "full" or "diag"; as `moments`.
         unbiased: of GEES; as `moments`.
         variance_weight: of GEES; 1 is the bound.
+        ramp: let that weight grow from 0 over training, in equal steps; below 1 there is no bound.
         bound: of GEES: "jensen", "difference" or "slide"; as `gees`.
         direction: of both losses: "sym", "t2v", "v2t" or "union"; as `contrast`.
         tau: temperature of sentences and frames.
-        tau_local: temperature of the centers' loss.
+        local_logits: of the centers' loss: "cosine", S_l / tau_local; "product", the inner products
+            of slots as they are, which is how it is printed. A score has cosines either way.
+        tau_local: temperature of the centers' loss, where it has one.
         alpha: weight of the centers' loss.
         beta: weight of S_l in a score; costs no new training.
 
@@ -116,9 +119,11 @@ class CRET(Head):
         covariance: str = "full",
         unbiased: bool = False,
         variance_weight: float = 1.0,
+        ramp: bool = False,
         bound: str = "jensen",
         direction: str = "sym",
         tau: float = TAU,
+        local_logits: str = "cosine",
         tau_local: float = TAU,
         alpha: float = 1.0,
         beta: float = 1.0,
@@ -126,7 +131,8 @@ class CRET(Head):
         super().__init__(width=width, frames=frames, words=words)
         self.pooling, self.per_center, self.main_loss = pooling, per_center, loss
         self.covariance, self.unbiased, self.variance_weight = covariance, unbiased, variance_weight
-        self.bound, self.direction = bound, direction
+        self.ramp, self.bound, self.direction = ramp, bound, direction
+        self.local_logits = local_logits
         self.tau, self.tau_local, self.alpha, self.beta = tau, tau_local, alpha, beta
         self._check_options()
         self.vector_gain = 1.0 + beta
@@ -143,6 +149,8 @@ class CRET(Head):
             ("per_center", (False, True)),
             ("covariance", COVARIANCES),
             ("unbiased", (False, True)),
+            ("ramp", (False, True)),
+            ("local_logits", LOCAL_LOGITS),
             ("bound", BOUNDS),
             ("direction", DIRECTIONS),
         ):
@@ -223,13 +231,16 @@ class CRET(Head):
         with without_autocast(scale.device):
             frames = safe_unit(self.temporal_frames(video))
             whole = self._frame_loss(safe_unit(wide(text.sentence)), frames, video.mask)
-            local = [
-                local_units(slots, per_center=self.per_center)
-                for slots in (self.text_slots(text), self.video_slots(video))
-            ]
-            logits = local[0] @ local[1].T / self.tau_local
+            logits = self._local_logits(self.text_slots(text), self.video_slots(video))
             ccm = contrast(logits, self.direction).mean()
             return {self.main_loss: whole.mean(), "ccm": self.alpha * ccm}
+
+    def _local_logits(self, text: Tensor, video: Tensor) -> Tensor:
+        """[Nt, Nv] of slots [Nt, C, d_o] and [Nv, C, d_o]."""
+        if self.local_logits == "product":
+            return text.flatten(1) @ video.flatten(1).T
+        text, video = (local_units(x, per_center=self.per_center) for x in (text, video))
+        return text @ video.T / self.tau_local
 
     def _frame_loss(self, text: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         """[N] of unit sentences [N, D] and unit frames [N, T, D]."""
@@ -244,7 +255,7 @@ class CRET(Head):
             mask,
             covariance=self.covariance,
             unbiased=self.unbiased,
-            variance_weight=self.variance_weight,
+            variance_weight=self.variance_weight * (self.progress if self.ramp else 1.0),
             bound=self.bound,
             **common,
         )

@@ -161,6 +161,7 @@ def _learn(
     rate = schedule(step, steps=steps, warmup=recipe.warmup, rule=recipe.schedule, lr=recipe.lr)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate
+    model.head.progress = step / steps
     losses = distributed.mean_of(add_gradients(parts, batch, recipe))
     loss = sum(losses.values())
     scaler.unscale_(optimizer)
