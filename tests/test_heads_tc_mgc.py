@@ -57,8 +57,9 @@ def golden_head(golden, **options):
     state = {name: x for name, x in golden.state().items() if name != "logit_scale"}
     if "WQ" in state:
         named = {EQUATIONS[name]: x for name, x in state.items() if name in EQUATIONS}
-        eye = torch.eye(len(state["WQ"]), dtype=golden.dtype)
-        named |= {"global_mat_weight": eye, "local_mat_weight": eye}
+        if options.get("bilinear", True):
+            eye = torch.eye(len(state["WQ"]), dtype=golden.dtype)
+            named |= {"global_mat_weight": eye, "local_mat_weight": eye}
         if options.get("projections"):
             # They act on row vectors, as the equations have it.
             named |= {f"lva_projections.{MAPS[name]}.weight": state[name].T for name in MAPS}
@@ -73,7 +74,8 @@ def golden_head(golden, **options):
 
 def printed(name):
     """Options of the equations as printed; with or without unit vectors."""
-    return {"projections": True, "scaled": False, "normalize": name.startswith("l2norm")}
+    is_cosine = name.startswith("l2norm")
+    return {"projections": True, "scaled": False, "normalize": is_cosine, "bilinear": False}
 
 
 def first(text, count):
@@ -361,6 +363,15 @@ def test_the_temporal_step_comes_first():
     head.temporal = "none"
     torch.testing.assert_close(head(text, after, SCALE), expected)
     assert (head(text, video, SCALE) - expected).abs().max() > 1
+
+
+@pytest.mark.parametrize("step", ["seq_transf", "seq_lstm"])
+def test_the_temporal_step_as_printed_adds_no_frames(step):
+    _, video = features()
+    plain = disturbed(temporal=step, layers=1, temporal_heads=2, residual=False)
+    made, added = plain.temporal_frames(video), disturbed(temporal=step, layers=1, temporal_heads=2)
+    torch.testing.assert_close(added.temporal_frames(video), video.frames + made)
+    assert torch.isfinite(plain(features()[0], video, SCALE)).all()
 
 
 @pytest.mark.parametrize("mask", [False, True])

@@ -39,6 +39,7 @@ class TemporalHead(Head):
         heads: of its attention; None: width // 64.
         positions: rows of its table of positions.
         tokens_per_frame: of the sequence that the step runs over.
+        residual: add the frames to what the step makes of them.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class TemporalHead(Head):
         heads: int | None = None,
         positions: int = POSITIONS,
         tokens_per_frame: int = 1,
+        residual: bool = True,
     ) -> None:
         super().__init__(width=width, frames=frames, words=words)
         if temporal not in STEPS:
             raise UsageError(f"temporal is one of {', '.join(STEPS)}, got {temporal!r}")
-        self.temporal = temporal
+        self.temporal, self.residual = temporal, residual
         if temporal == "seq_lstm":
             self.lstm_visual = nn.LSTM(width, width, batch_first=True)
         if temporal == "seq_transf":
@@ -82,7 +84,9 @@ class TemporalHead(Head):
         return self.temporal_step(video.frames, video.mask)
 
     def temporal_step(self, x: Tensor, mask: Tensor) -> Tensor:
-        """A sequence x [B, N, D] with a mask [B, N] bool -> [B, N, D], the input added.
+        """A sequence x [B, N, D] with a mask [B, N] bool -> [B, N, D], the input added to it.
+
+        Without `residual` it is not, and frames are what the step alone makes of them.
 
         Padding stands at the end. It is no key of attention; its own rows are as the authors' code
         makes them, but for those of seq_lstm beyond the longest video of a batch, which are not
@@ -93,12 +97,14 @@ class TemporalHead(Head):
         """
         if self.temporal == "seq_lstm":
             # An LSTM looks back alone, so what is padded changes nothing before it.
-            return x + self.lstm_visual(x)[0].masked_fill(~mask.unsqueeze(-1), 0.0)
-        if self.temporal == "seq_transf":
+            made = self.lstm_visual(x)[0].masked_fill(~mask.unsqueeze(-1), 0.0)
+        elif self.temporal == "seq_transf":
             table, name = self.frame_position_embeddings, type(self).__name__
             positions = positions_of(table, x.shape[1], of=name)
-            return x + run_blocks(self.transformerClip, x + positions, mask)
-        return x
+            made = run_blocks(self.transformerClip, x + positions, mask)
+        else:
+            return x
+        return x + made if self.residual else made
 
     def vector_video(self, video: VideoFeatures) -> Tensor:
         """[B, D] unit vectors: the masked mean of unit frames after the temporal step."""

@@ -51,9 +51,9 @@ class TcMgc(TemporalHead):
 
     Departures: k is 1 at least, where int(L keep_rate) may be 0 in the code and nothing is left;
     if all words are kept, there is no number for the rest of them, where the code has a 0.
-    Printed without an option here: no outer residual around the temporal step (equation 1), and
-    attention without the maps of its residual branch. Without `scaled` the four similarities meet
-    before the scale, and `factors` still says the scale.
+    Without `scaled` the four similarities meet before the scale, and `factors` still says the
+    scale. As printed the head is `layers=3, residual=False, projections=True, normalize=False,
+    bilinear=False, softmax_lambda=1, scaled=False, mean=False, dropout=0`.
 
     Args:
         width: D of the features.
@@ -70,11 +70,14 @@ class TcMgc(TemporalHead):
         temporal: the step before: "seq_transf", "seq_lstm" or "none".
         temporal_heads: of its attention; None: width // 64.
         positions: rows of its table of positions.
+        residual: of the temporal step; equation 1 has none around it.
         mask: leave padded frames and words out. As published they count like any others but in
             the temporal step. With padded words the leading ranks alone are used.
         projections: the maps W_Q, W_K, W_V and W_O of the paper, without bias, the identity at
             first; the code declares and does not use them.
         normalize: take cosines; equations 12 to 15 have inner products.
+        bilinear: the learned maps G and L between sentence and video, and between words and frames,
+            the identity at first; the code has them from X-CLIP, equations 12 to 15 do not.
         scaled: fuse, and decorrelate, similarities times the logit scale; equations 31 and 34 take
             them as they are.
         mean: of the two directions' losses; equation 35 has their sum.
@@ -99,9 +102,11 @@ class TcMgc(TemporalHead):
         temporal: str = "seq_transf",
         temporal_heads: int | None = None,
         positions: int = POSITIONS,
+        residual: bool = True,
         mask: bool = False,
         projections: bool = False,
         normalize: bool = True,
+        bilinear: bool = True,
         scaled: bool = True,
         mean: bool = True,
     ) -> None:
@@ -113,6 +118,7 @@ class TcMgc(TemporalHead):
             layers=layers,
             heads=temporal_heads,
             positions=positions,
+            residual=residual,
         )
         if not 0 < keep_rate <= 1:
             raise UsageError(f"keep_rate is above 0 and at most 1, got {keep_rate}")
@@ -121,7 +127,7 @@ class TcMgc(TemporalHead):
             raise UsageError(f"keep is at least 1 and at most the {words} words, got {keep}")
         self.softmax_lambda, self.alpha = softmax_lambda, alpha
         self.heads, self.mask = heads, mask
-        self.normalize, self.scaled, self.mean = normalize, scaled, mean
+        self.normalize, self.bilinear, self.scaled, self.mean = normalize, bilinear, scaled, mean
         self.lva_projections = attention_maps(width, bias=False) if projections else None
         self.pool_frames = nn.Module()
         add_layers(self.pool_frames, width, dropout)
@@ -150,12 +156,11 @@ class TcMgc(TemporalHead):
         query = queries_of(self.layers, torch.cat([sentence, words], dim=1))
         if self.normalize:
             sentence, words = unit(sentence), unit(words)
-        return Texts(
-            query,
-            torch.cat([sentence @ self.global_mat_weight, words], dim=1),
-            torch.cat([sentence, words @ self.local_mat_weight], dim=1),
-            text.mask,
-        )
+        whole, each = sentence, words
+        if self.bilinear:
+            whole, each = sentence @ self.global_mat_weight, words @ self.local_mat_weight
+        to_video, to_frames = torch.cat([whole, words], dim=1), torch.cat([sentence, each], dim=1)
+        return Texts(query, to_video, to_frames, text.mask)
 
     def prepare_video(self, video: VideoFeatures) -> Frames | Basis:
         """Keys and values in training; what pooled vectors are made of in evaluation.
@@ -207,7 +212,8 @@ class TcMgc(TemporalHead):
     @classmethod
     def official_options(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """The temporal step, the width, and how many words are kept."""
-        sizes = {"width": "global_mat_weight", "keep": "attentive_word_logit_weight"}
+        width, keep = "pool_frames.linear_proj.weight", "attentive_word_logit_weight"
+        sizes = {"width": width, "keep": keep}
         told = {option: len(state[name]) for option, name in sizes.items() if name in state}
         return {**told, **super().official_options(state)}
 
@@ -255,9 +261,9 @@ class TcMgc(TemporalHead):
 
     def _matrices(self) -> dict[str, int]:
         """Sizes of the square matrices that start as the identity, by the authors' names."""
+        forms = {"global_mat_weight": self.width, "local_mat_weight": self.width}
         return {
-            "global_mat_weight": self.width,
-            "local_mat_weight": self.width,
+            **(forms if self.bilinear else {}),
             "attentive_word_logit_weight": self.k,
             "concat_frame_word_logit_weight": self.k + 1,
             "attentive_word_mat_weight": self.k,
