@@ -46,6 +46,10 @@ def test_golden_graph_and_embedding(shared, name):
     np.testing.assert_allclose(eigenvalues(weights), arrays["eig_asc_fp64"], atol=1e-5)
     rows = embedding(weights, k)
     np.testing.assert_allclose(rows @ rows.mT, arrays["row_gram"], atol=1e-4)
+    longest = module._rows(weights, k)[1].argmax(1)
+    np.testing.assert_array_equal(longest, arrays["argmax_prenorm_row"])
+    own, given = (spectral(points, k, first=first, **options) for first in (None, longest))
+    assert all(a.equal(b) for a, b in zip(own, given, strict=True))
 
 
 @pytest.mark.parametrize("name", [*STABLE, APART])

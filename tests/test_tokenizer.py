@@ -21,8 +21,10 @@ import regex
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_state
 
 from ttvr.clip import tokenizer
+from ttvr.clip.model import build
 from ttvr.commands import bench
 
 TABLE = Path(tokenizer.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
@@ -153,9 +155,13 @@ def test_golden_text_packing(shared):
     import numpy as np
 
     golden = np.load(shared / "golden/centerclip/text_packing.npz", allow_pickle=False)
+    clip = build(tiny_state(layers=1, vocabulary=tokenizer.EOT + 1))
     for length in (32, 77):
-        ids = tokenizer.tokenize(golden["text"].tolist(), length).numpy()
-        assert (ids == golden[f"ids_{length}"]).all()
+        ids = tokenizer.tokenize(golden["text"].tolist(), length)
+        assert (ids.numpy() == golden[f"ids_{length}"]).all()
+        with torch.inference_mode():
+            mask = clip.encode_text(ids).mask
+        assert (mask.numpy() == golden[f"mask_{length}"]).all()
 
 
 @pytest.mark.parametrize("length", [2, 3, 10, 11, 12, 32, 77, 200])
