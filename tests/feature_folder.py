@@ -47,8 +47,10 @@ def write_features(
         for number, source in enumerate(sources):
             generator = torch.Generator().manual_seed(0 if source.id in copies else number)
             mask = torch.arange(T)[None] <= (0 if source.id in copies else number % T)
-            frames = torch.randn(1, T, EMBED, generator=generator) * mask[..., None]
-            patches = torch.randn(1, T, P, EMBED, generator=generator) * mask[..., None, None]
+            # Not times the mask: that leaves zeros with a sign, which no extraction writes.
+            frames = torch.randn(1, T, EMBED, generator=generator).where(mask[..., None], 0)
+            patches = torch.randn(1, T, P, EMBED, generator=generator)
+            patches = patches.where(mask[..., None, None], 0)
             video = VideoFeatures(frames, mask, patches)
             with torch.inference_mode():
                 vector = model.head.vector_video(video)

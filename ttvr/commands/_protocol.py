@@ -48,7 +48,7 @@ def in_words(facts: dict[str, Any], found: dict[str, Any] | None) -> str:
     parts += [
         f"model {model['source']} {model['fingerprint'][:19]} head {model['head']}"
         + (f" ({model['note']})" if model.get("note") else ""),
-        f"frames {pixels['frames']} {pixels['sampler']}"
+        f"frames {pixels['frames']} {pixels.get('sampler', 'of an unknown sampler')}"
         + (f" {pixels['hash'][:19]}" if "hash" in pixels else ""),
         _selection(facts["selection"]),
         "seed none" if facts["seed"] is None else f"seed {facts['seed']}",

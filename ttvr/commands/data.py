@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from ttvr.commands import _options
 from ttvr.commands._data_check import add_check
 from ttvr.commands._data_compress import add_compress
+from ttvr.commands._data_export import add_export
+from ttvr.commands._data_import import add_import
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, execute, parser
 from ttvr.commands._target import new_folder
@@ -38,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = parser(
         "data",
-        summary="Check and prepare datasets.",
+        summary="Check and prepare datasets; features as files per video, and back.",
         examples=(
             "ttvr-data check --data msrvtt:9k --root MSRVTT/",
             "ttvr-data compress ~/Videos -o small/",
+            "ttvr-data export feats/ --per-video -o files/",
+            "ttvr-data import files/ -o feats/ -w ViT-B/32",
             "ttvr-data synth -o synth/",
             "ttvr-data synth -o few/ --limit 60 --format images",
         ),
@@ -50,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = Verbs(made)
     add_check(verbs)
     add_compress(verbs)
+    add_export(verbs)
+    add_import(verbs)
     summary = (
         "draw the synthetic clips to files, with gt.tsv for `ttvr-eval --gt` and captions.txt for "
         "`ttvr-rank`; finished files are kept. stdout: the folder"

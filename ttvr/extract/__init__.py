@@ -1,6 +1,7 @@
 """Inputs -> decode pool -> encoder -> feature folder, resumable; and texts -> text folder."""
 
 from ttvr.extract._encode import Encoder
+from ttvr.extract._import import run_import
 from ttvr.extract._inputs import Input, Inputs, dataset_inputs, find_inputs
 from ttvr.extract._options import DTYPES, Options, shared_without_weights
 from ttvr.extract._run import Problem, Summary, run
@@ -18,6 +19,7 @@ __all__ = [
     "dataset_inputs",
     "find_inputs",
     "run",
+    "run_import",
     "run_texts",
     "shared_without_weights",
 ]

@@ -14,6 +14,7 @@ from ttvr.retriever import Retriever
 from ttvr.store import Settings
 
 DTYPES = {"float16": "<f2", "float32": "<f4"}
+SHARD_ROWS = 8192
 
 
 class Options(NamedTuple):
@@ -44,7 +45,7 @@ class Options(NamedTuple):
     keep_frames: bool = True
     patches: bool = False
     dtype: str = "float16"
-    shard_rows: int = 8192
+    shard_rows: int = SHARD_ROWS
     precision: str = "fp32"
     batch_size: int = 16
     jobs: int = 1

@@ -92,19 +92,20 @@ def run(
     )
     meta = made.finished()
     if meta is not None:
-        _tell_done(meta["counts"], on_step)
+        tell_done(meta["counts"], on_step)
         kept = {item.clip.id for item in inputs}
     else:
         with made as writer:
-            _tell_done(writer.counts, on_step)
+            tell_done(writer.counts, on_step)
             encoder = Encoder(retriever, options)
             how = options.decoding(encoder.image_size, read)
             kept = _fill(writer, inputs, encoder, how, options.jobs, on_step)
             meta = writer.finish()
-    return Summary(meta, _problems(folder, kept), len(kept))
+    return Summary(meta, problems(folder, kept), len(kept))
 
 
-def _tell_done(counts: Mapping[str, int], on_step: OnStep) -> None:
+def tell_done(counts: Mapping[str, int], on_step: OnStep) -> None:
+    """Tell the inputs that an earlier run had done, by status."""
     for status, count in counts.items():
         for _ in range(count):
             on_step(status, True)
@@ -163,7 +164,8 @@ def _flush(
         yield Outcome(result.facts, next(rows)) if isinstance(result, Decoded) else result
 
 
-def _problems(folder: Path, kept: Collection[str]) -> list[Problem]:
+def problems(folder: Path, kept: Collection[str]) -> list[Problem]:
+    """The inputs of a folder that failed or are partial; `kept` are ids of earlier runs."""
     found = []
     for item in store.attempts(folder):
         status = item["status"]

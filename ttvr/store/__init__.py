@@ -9,7 +9,9 @@ as rows of zeros and are made again, or journal lines, whose rows are made again
 from ttvr.store._again import DRAWN, extract_again
 from ttvr.store._claim import check_usable
 from ttvr.store._earlier import Outcome, departed, known
+from ttvr.store._export import ORIGIN, Exported, export_per_video
 from ttvr.store._features import Features, attempts
+from ttvr.store._import import Files, Taken, find_per_video, read_per_video
 from ttvr.store._journal import Source
 from ttvr.store._rows import Rows
 from ttvr.store._texts import TextWriter
@@ -18,18 +20,25 @@ from ttvr.store._writer import Settings, Writer
 
 __all__ = [
     "DRAWN",
+    "ORIGIN",
     "Chosen",
+    "Exported",
     "Features",
+    "Files",
     "Outcome",
     "Padded",
     "Rows",
     "Settings",
     "Source",
+    "Taken",
     "TextWriter",
     "Writer",
     "attempts",
     "check_usable",
     "departed",
+    "export_per_video",
     "extract_again",
+    "find_per_video",
     "known",
+    "read_per_video",
 ]

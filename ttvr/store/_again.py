@@ -46,8 +46,10 @@ def _spelled(features: Features) -> list[str]:
     """A command with the settings of a folder."""
     meta = features.meta
     model, preprocess = meta["model"], meta["preprocess"]
-    words = [_NAME, *_inputs(meta), "-o", str(features.path), "-w", model["source"]]
-    words += ["--head", model["head"], "--frames", str(preprocess["frames"])]
+    ends = ["-o", str(features.path), "-w", model["source"], "--head", model["head"]]
+    if "sampler" not in preprocess:  # frames that were imported: from which videos, nobody told
+        return [_NAME, "VIDEOS...", *ends]
+    words = [_NAME, *_inputs(meta), *ends, "--frames", str(preprocess["frames"])]
     words += ["--sampler", preprocess["sampler"]]
     words += ["--fps", "source" if preprocess.get("fps") is None else str(preprocess["fps"])]
     for stage in model["reduce"] or ["none"]:

@@ -99,8 +99,11 @@ def parse(text: bytes) -> dict[str, Any] | None:
 
 
 def located(entry: dict[str, Any], roots: Sequence[str]) -> dict[str, Any]:
-    """A journal line with the absolute path of its input as "file"."""
-    return entry | {"file": str(Path(roots[entry["root"]], entry["path"]))}
+    """A journal line with the absolute path of its input as "file".
+
+    Of features that were imported it is that of the video they are of, where that is known.
+    """
+    return entry | {"file": entry.get("video") or str(Path(roots[entry["root"]], entry["path"]))}
 
 
 class Journal:

@@ -77,8 +77,9 @@ class Stored(NamedTuple):
         return cls(split, found, said, [said.gt[at][0] for at in kept], absent)
 
     def settings(self) -> dict[str, Any]:
-        """What `SETTINGS` are in the folder of videos."""
-        made = {name: self.videos.meta["preprocess"][name] for name in SETTINGS[:3]}
+        """What `SETTINGS` are in the folder of videos, as far as that is known."""
+        pixels = self.videos.meta["preprocess"]
+        made = {name: pixels[name] for name in SETTINGS[:3] if name in pixels}
         return {**made, "reduce": tuple(self.videos.meta["model"]["reduce"])}
 
     def identity(self) -> dict[str, Any]:

@@ -1,0 +1,256 @@
+"""Files per video, as `_export` or clip-video-encode write them -> rows of a feature folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ttvr.errors import TtvrError, UsageError
+from ttvr.store._earlier import Outcome
+from ttvr.store._export import ORIGIN, paths, read_origin
+from ttvr.store._files import COMPLETE
+from ttvr.store._journal import FAILED, Source
+
+_TAKEN = ("duration", "frames", "rotation", "expected_s", "decoded_s", "decoder_errors")
+"""What of a video's JSON goes into the journal as it is."""
+_FLOATS = ("<f2", "<f4", "<f8")
+
+Vector = Callable[[np.ndarray], np.ndarray]
+"""Frames [T, D] float32 -> the vector of `video/`, [E] float32."""
+
+
+class Files(NamedTuple):
+    """The videos of a folder of files.
+
+    Attributes:
+        folder: of them.
+        sources: a video each, in the order of the rows to be made.
+        origin: what `ttvr-features.json` says; None where there is none.
+        unnamed: arrays left out since their names cannot be ids, each with the reason.
+    """
+
+    folder: Path
+    sources: list[Source]
+    origin: dict[str, Any] | None
+    unnamed: list[tuple[Path, str]]
+
+    def shape(self, source: Source) -> tuple[int, int] | None:
+        """T and D of a video, by the header of its array; None where it is none."""
+        try:
+            T, D = _opened(self.folder / source.path).shape
+        except (OSError, ValueError):
+            return None
+        return T, D
+
+
+class Taken(NamedTuple):
+    """How the files become rows.
+
+    Attributes:
+        frames: T of the rows; of a longer video none is made.
+        width: D.
+        dtype: of the rows, <f2 or <f4.
+        vector: makes what `video/` holds of frames; None: it is in the JSON of the videos, which
+            then are those of an export, unchanged.
+    """
+
+    frames: int
+    width: int
+    dtype: str
+    vector: Vector | None
+
+
+def find_per_video(folder: Path) -> Files:
+    """What there is to take from a folder; hidden files are passed over.
+
+    Of an export of ours the videos are those it lists, in its order, and arrays beyond them are
+    left out with a reason: nobody knows what made them. Else all arrays, by name.
+
+    Raises:
+        UsageError: no such folder, no arrays, or two whose names are one id.
+        TtvrError: an export that is unfinished or damaged.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    origin = read_origin(folder) if (folder / ORIGIN).exists() else None
+    if origin is not None and origin["state"] != COMPLETE:
+        raise TtvrError(
+            f"{folder} is an unfinished export; run the same ttvr-data export again, it goes on"
+        )
+    found, unnamed = _arrays(folder)
+    if origin is not None:
+        listed = dict.fromkeys(origin["ids"])
+        beyond = "not one of the videos that " + ORIGIN + " lists"
+        unnamed += [(path, beyond) for id, path in found.items() if id not in listed]
+        found = {id: paths(folder, id)[0] for id in listed}
+    if not found:
+        raise UsageError(f"{folder}: no .npy files of videos")
+    return Files(folder, [_source(folder, id, path) for id, path in found.items()], origin, unnamed)
+
+
+def read_per_video(files: Files, source: Source, taken: Taken) -> Outcome:
+    """The row of a video, or what is wrong with its files.
+
+    Args:
+        files: as found.
+        source: one of them.
+        taken: how they become rows.
+    """
+    # An id is a normal form of the name, which a file system may know in another one.
+    array = files.folder / source.path
+    described = array.with_suffix(".json")
+    try:
+        frames = _frames(array, taken)
+        facts = _facts(described)
+        if taken.vector is None:
+            vector = _unchanged_vector(facts, array, taken)
+        else:
+            vector = _stored(taken.vector(frames), taken.dtype)
+        times = _times(facts, len(frames))
+        row = {
+            "video": vector,
+            "frames": _padded(_stored(frames, taken.dtype), taken.frames, 0),
+            "mask": np.arange(taken.frames) < len(frames),
+            "times": _padded(times, taken.frames, np.nan),
+        }
+    except _Unusable as error:
+        return Outcome({"status": FAILED, "error": error.code, "detail": str(error)}, None)
+    kept = {name: facts[name] for name in _TAKEN if isinstance(facts.get(name), int | float)}
+    status = "partial" if facts.get("status") == "partial" else "ok"
+    video = {"video": facts["path"]} if isinstance(facts.get("path"), str) else {}
+    return Outcome({"status": status, "frames": len(frames), **kept, **video}, row)
+
+
+class _Unusable(Exception):
+    """A video no row is made of: why, and the `error` of its journal line."""
+
+    def __init__(self, detail: str, code: str = "invalid_data") -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+def _arrays(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """The arrays below a folder by id, in the order of ids; and those that have none."""
+    found: dict[str, Path] = {}
+    unnamed = []
+    for path in sorted(folder.rglob("*.npy")):
+        below = path.relative_to(folder)
+        if any(part.startswith(".") for part in below.parts):
+            continue
+        name = below.as_posix().removesuffix(".npy")
+        # What cannot be said in UTF-8 is in a name as lone surrogates.
+        if "\n" in name or name != name.encode(errors="replace").decode():
+            unnamed.append((path, "its name has a line break or is not UTF-8"))
+            continue
+        id = unicodedata.normalize("NFC", name)
+        if (other := found.setdefault(id, path)) != path:
+            raise UsageError(f"{other} and {path} both have the id {id!r}; rename one")
+    return dict(sorted(found.items())), unnamed
+
+
+def _source(folder: Path, id: str, path: Path) -> Source:
+    """A video as the journal knows it: size and time of change are of both its files."""
+    size = mtime_ns = None
+    if path.is_file():
+        stats = [one.stat() for one in (path, path.with_suffix(".json")) if one.is_file()]
+        size = sum(one.st_size for one in stats)
+        mtime_ns = max(one.st_mtime_ns for one in stats)
+    return Source(id, str(folder.resolve()), path.relative_to(folder).as_posix(), size, mtime_ns)
+
+
+def _opened(path: Path) -> np.ndarray:
+    """A `.npy` file, memory-mapped: no more is read, or made room for, than the file holds."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, SyntaxError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive of arrays")
+    return array
+
+
+def _frames(path: Path, taken: Taken) -> np.ndarray:
+    """[T, D] float32, finite."""
+    try:
+        found = _opened(path)
+    except FileNotFoundError as error:
+        raise _Unusable("the file is missing") from error
+    except (OSError, ValueError) as error:
+        raise _Unusable(f"not a .npy file of numbers ({error})") from error
+    if found.dtype.newbyteorder("<").str not in _FLOATS or found.ndim != 2:
+        said = f"{found.dtype} {list(found.shape)}"
+        raise _Unusable(f"{said}, expected float16, float32 or float64 of [frames, width]")
+    T, D = found.shape
+    if taken.width != D:
+        raise _Unusable(f"a width of {D}, that of the model is {taken.width}")
+    if not T:
+        raise _Unusable("no frames", "empty")
+    if taken.frames < T:
+        raise _Unusable(f"{T} frames, at most {taken.frames} are taken (--frames)")
+    frames = np.array(found, dtype="<f4")
+    if not np.isfinite(frames).all():
+        raise _Unusable("it holds NaN or infinity")
+    if not frames.any(axis=1).all():
+        raise _Unusable("a frame of zeros alone, which has no direction")
+    return frames
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the JSON of a video says; nothing where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise _Unusable(f"{path.name} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise _Unusable(f"{path.name} is no JSON object")
+    return found
+
+
+def _unchanged_vector(facts: dict[str, Any], array: Path, taken: Taken) -> np.ndarray:
+    """The vector [E] that the JSON of an exported video holds, which is that of its array."""
+    if "npy_sha256" not in facts or "vector" not in facts:
+        raise _Unusable("its .json is missing, or not of an export")
+    if hashlib.sha256(array.read_bytes()).hexdigest() != facts["npy_sha256"]:
+        raise _Unusable(f"changed since it was exported; to take it as it is, remove {ORIGIN}")
+    return _stored(_numbers(facts["vector"], "vector"), taken.dtype)
+
+
+def _times(facts: dict[str, Any], T: int) -> np.ndarray:
+    """[T] float32 seconds, NaN where they are not known."""
+    times = facts.get("times")
+    if times is None:
+        return np.full(T, np.nan, "<f4")
+    if not isinstance(times, list) or len(times) != T:
+        raise _Unusable(f"its .json does not give {T} times")
+    return _numbers([math.nan if time is None else time for time in times], "times").astype("<f4")
+
+
+def _numbers(values: Sequence[float], what: str) -> np.ndarray:
+    try:
+        return np.array(values, dtype=np.float64).reshape(len(values))
+    except (TypeError, ValueError) as error:
+        raise _Unusable(f"{what} of its .json are no numbers") from error
+
+
+def _stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise _Unusable(f"numbers too large for {np.dtype(dtype)}; --dtype float32 takes them")
+    return stored
+
+
+def _padded(values: np.ndarray, length: int, fill: float) -> np.ndarray:
+    """[T, ...] -> [length, ...], filled up."""
+    padded = np.full((length, *values.shape[1:]), fill, values.dtype)
+    padded[: len(values)] = values
+    return padded
