@@ -82,7 +82,7 @@ def test_json_and_what_is_left_out(run):
     code, out, err = run("convert", "--system", "clip4clip", "a.bin", "-o", "run.pt", "--json")
     assert code == 0
     assert err.splitlines()[1:] == [
-        "ttvr-weights: left out, as no score depends on them: 1 tensors "
+        "ttvr-weights: left out, as no score depends on them: 1 tensor "
         "(frame_position_embeddings.weight)"
     ]
     facts = json.loads(out)

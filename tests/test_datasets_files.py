@@ -125,7 +125,7 @@ def test_counts_are_compared(tmp_path, monkeypatch, caplog):
     with pytest.raises(IncompatibleError, match="4 captions, published are 3"):
         made.load(tmp_path, "train")
     made.said = made.said[:1]
-    with pytest.raises(IncompatibleError, match="1 videos, published are 2"):
+    with pytest.raises(IncompatibleError, match="1 video, published are 2"):
         made.load(tmp_path, "val", limit=1)
 
 

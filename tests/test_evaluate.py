@@ -193,7 +193,7 @@ def test_captions_are_looked_up_in_text_features(home):
     found = evaluate.evaluate(features, pairs, texts=texts)
     np.testing.assert_array_equal(found.sims, stored[[3, 1]])
     unknown = pairs._replace(captions=("never seen", CAPTIONS[1][0]))
-    with pytest.raises(IncompatibleError, match="no row for 1 captions, such as 'never seen'"):
+    with pytest.raises(IncompatibleError, match="no row for 1 caption, such as 'never seen'"):
         evaluate.evaluate(features, unknown, texts=texts)
 
 
@@ -540,13 +540,21 @@ def test_command_lists_what_it_leaves_out(home, capsys, tmp_path):
     assert "2 of 6 videos" in err
     code, out, err = run(capsys, home / "feats", "--gt", pairs, "--missing", "skip")
     assert code == 3
-    assert "broken: failed: empty" in err
-    assert "gone: not in the folder" in err
+    (said,) = [line for line in err.split("\n") if "have no features" in line]
+    assert said.startswith(f"2 of 6 videos of {pairs} have no features in ")
+    assert "broken (failed: empty" in said
+    assert "gone (not in the folder); left out; -v lists them" in said
     assert "coverage 4/6 videos (missing: skip)" in out
     code, out, err = run(capsys, home / "feats", "--gt", pairs, "--missing", "miss")
     assert code == 0
     assert "queries 7 captions, 6 videos" in out
-    assert "gone: not in the folder" in err
+    assert "gone (not in the folder); counted as not found" in err
+    more = write(tmp_path / "more.tsv", [*CAPTIONS, *(("a bird", f"g{n}") for n in range(7))])
+    command = (home / "feats", "--gt", more, "--missing", "skip")
+    err = run(capsys, *command)[2]
+    assert "g4 (not in the folder) and 2 more" in err
+    assert "g5" not in err
+    assert "g6: not in the folder" in run(capsys, *command, "-v")[2].splitlines()
 
 
 def test_command_refuses_other_weights(home, capsys):
@@ -607,7 +615,7 @@ def test_command_takes_a_dataset(drawn, capsys):
     options = ("--json", "--missing", "skip")
     code, out, err = run(capsys, feats, "--data", "synthetic", *options)
     assert code == 3
-    assert "test-00004: not in the folder" in err
+    assert "test-00004 (not in the folder)" in err
     found = json.loads(out)
     assert found["protocol"]["split"] == "synthetic/test"
     assert found["protocol"]["coverage"] == {"found": 4, "expected": 500}

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ttvr"
 
 LAYERS = (
-    ("records", "errors", "files"),
+    ("records", "errors", "files", "wording"),
     (
         *("plugins", "losses", "devices", "clip", "cluster", "video", "frames", "store", "metrics"),
         *("normalize", "distributed", "optim", "recipes", "systems", "synthetic"),

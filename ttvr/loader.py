@@ -16,6 +16,7 @@ from ttvr import frames as framing
 from ttvr.clip import tokenizer
 from ttvr.errors import TtvrError, UsageError, VideoError
 from ttvr.records import Batch, Clip, Split
+from ttvr.wording import counted
 
 Choose = Callable[[int], Sequence[int]]
 _ORDER, _FRAMES = 0, 1  # what the random numbers of an epoch are for
@@ -82,8 +83,9 @@ class Loader:
         world: int = 1,
     ) -> None:
         if len(split.captions) < batch_size:
+            have = counted(len(split.captions), "caption")
             raise UsageError(
-                f"{split.name} has {len(split.captions)} captions, fewer than one batch of "
+                f"{split.name} has {have}, fewer than one batch of "
                 f"{batch_size}: pass a smaller --batch-size"
             )
         self.split, self.batch_size = split, batch_size

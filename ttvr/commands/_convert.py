@@ -14,6 +14,7 @@ from ttvr.commands._verbs import Verbs
 from ttvr.errors import UsageError
 from ttvr.recipes import parse, settings_of
 from ttvr.systems import SYSTEMS
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.retriever import Official
@@ -173,13 +174,13 @@ def _tell(facts: dict[str, Any]) -> None:
     rate = f" of {facts['fps']:g} per second" if facts["fps"] else ""
     _say(
         f"{SYSTEMS[facts['system']].title}: {facts['arch']}, head {facts['head']}{options}, reduce "
-        f"{' '.join(facts['reduce']) or 'none'}, {facts['frames']} frames{rate} "
+        f"{' '.join(facts['reduce']) or 'none'}, {counted(facts['frames'], 'frame')}{rate} "
         f"({facts['sampler']}), {facts['words']} words"
     )
     if unused := facts["unused"]:
         more = ", ..." if len(unused) > _SHOWN else ""
         _say(
-            f"left out, as no score depends on them: {len(unused)} tensors "
+            f"left out, as no score depends on them: {counted(len(unused), 'tensor')} "
             f"({', '.join(unused[:_SHOWN])}{more})"
         )
 

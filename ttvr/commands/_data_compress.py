@@ -21,6 +21,7 @@ from ttvr.commands._run import DONE, FAILED, PARTIAL
 from ttvr.commands._target import new_folder
 from ttvr.commands._verbs import Verbs
 from ttvr.errors import UsageError, VideoError
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.extract import Inputs
@@ -259,8 +260,14 @@ def _report(
         "seconds": round(seconds, 3),
     }
     log.info(
-        "%d videos in %s (%d kept, %d partial, %d failed), %.1f MB -> %.1f MB, %.1f s",
-        *(len(whole), args.out, kept, len(facts["partial"]), len(facts["failed"])),
+        "%s in %s (%d kept, %d partial, %d failed), %.1f MB -> %.1f MB, %.1f s",
+        *(
+            counted(len(whole), "video"),
+            args.out,
+            kept,
+            len(facts["partial"]),
+            len(facts["failed"]),
+        ),
         *(facts["bytes_before"] / 1e6, facts["bytes_after"] / 1e6, seconds),
     )
     print(json.dumps(facts, ensure_ascii=False) if args.json else args.out)

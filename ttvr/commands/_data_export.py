@@ -13,6 +13,7 @@ from ttvr.commands._run import DONE
 from ttvr.commands._target import new_folder
 from ttvr.commands._verbs import Verbs
 from ttvr.errors import UsageError
+from ttvr.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,11 @@ def _export(args: argparse.Namespace) -> int:
         )
     seconds = time.monotonic() - began
     log.info(
-        "%d videos in %s (%d written, %d kept), %.1f s", len(features), out, *done[:2], seconds
+        "%s in %s (%d written, %d kept), %.1f s",
+        counted(len(features), "video"),
+        out,
+        *done[:2],
+        seconds,
     )
     facts = {"out": args.out, "count": len(features), **done._asdict(), "seconds": seconds}
     print(json.dumps(facts, ensure_ascii=False) if args.json else args.out)

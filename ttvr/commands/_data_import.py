@@ -19,6 +19,7 @@ from ttvr.commands._run import DONE, FAILED, PARTIAL
 from ttvr.commands._target import new_folder
 from ttvr.commands._verbs import Verbs
 from ttvr.errors import UsageError
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.extract import Summary
@@ -118,8 +119,15 @@ def _report(args: argparse.Namespace, summary: Summary, files: Files, seconds: f
         print(f"{problem.path}: failed: {problem.reason}", file=sys.stderr)
     count = summary.meta["count"]
     log.info(
-        "%d videos in %s (%d kept, %d failed, %d left out), %.1f s",
-        *(count, args.out, summary.kept, len(failed), len(files.unnamed), seconds),
+        "%s in %s (%d kept, %d failed, %d left out), %.1f s",
+        *(
+            counted(count, "video"),
+            args.out,
+            summary.kept,
+            len(failed),
+            len(files.unnamed),
+            seconds,
+        ),
     )
     facts = {
         "out": args.out,

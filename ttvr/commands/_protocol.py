@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ttvr import __version__
 from ttvr.commands._eval_normalize import protocol_of
 from ttvr.commands._table import ties
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +37,10 @@ def in_words(facts: dict[str, Any], found: dict[str, Any] | None) -> str:
     if found is not None:
         coverage, missing = facts["coverage"], facts["missing"]
         parts += [
-            f"queries {facts['captions']} captions, {facts['captioned_videos']} videos",
-            f"candidates {facts['candidates']} videos",
-            f"coverage {coverage['found']}/{coverage['expected']} videos"
+            f"queries {counted(facts['captions'], 'caption')}, "
+            f"{counted(facts['captioned_videos'], 'video')}",
+            f"candidates {counted(facts['candidates'], 'video')}",
+            f"coverage {coverage['found']}/{counted(coverage['expected'], 'video')}"
             + (f" (missing: {missing})" if missing else ""),
             ties(found),
         ]

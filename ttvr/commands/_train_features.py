@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ttvr.commands._train_select import require_said
 from ttvr.errors import UsageError
 from ttvr.recipes import Recipe
+from ttvr.wording import counted, first_of
 
 if TYPE_CHECKING:
     from ttvr.train import StoredData
@@ -113,7 +114,10 @@ def load(args: argparse.Namespace) -> tuple[StoredData, int]:
 def tell_absent(data: StoredData) -> int:
     """List the videos that have no features; how many there are."""
     parts = [part for part in data if part is not None]
-    for part in parts:
+    for part in filter(lambda part: part.absent, parts):
+        named = first_of([f"{video} ({reason})" for video, reason in part.absent.items()])
+        count = counted(len(part.absent), "video")
+        log.warning("%s: no features of %s, left out: %s", part.videos.path, count, named)
         for video, reason in part.absent.items():
-            log.warning("%s: %s: %s", part.videos.path, video, reason)
+            log.debug("%s: %s: %s", part.videos.path, video, reason)
     return sum(len(part.absent) for part in parts)

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from ttvr.commands._threads import spare_threads
 from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import UsageError
 from ttvr.recipes import named
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.evaluate import Encode, Pairs, Result
@@ -175,8 +176,7 @@ def _run(args: argparse.Namespace) -> int:
         memory=args.memory,
     )
     result.protocol["versions"] = versions()
-    for video, reason in result.absent.items():
-        log.warning("%s: %s", video, reason)
+    _tell_absent(args, features, pairs, result.absent)
     if save:
         evaluate.save_scores(result.sims, save)
     if results:
@@ -184,6 +184,20 @@ def _run(args: argparse.Namespace) -> int:
         _results.append(results, "ttvr-eval", {**_facts(result), "arguments": given})
     sys.stdout.write((_as_json if args.json else _as_text)(result, args.published))
     return PARTIAL if result.absent and args.missing == "skip" else DONE
+
+
+def _tell_absent(
+    args: argparse.Namespace, features: Features, pairs: Pairs, absent: Mapping[str, str]
+) -> None:
+    """Say in a line which videos have no features, and with -v each in one of its own."""
+    from ttvr import evaluate
+
+    if absent:
+        done = "left out" if args.missing == "skip" else "counted as not found"
+        hint = "" if args.verbose else "; -v lists them, a line each"
+        log.warning("%s; %s%s", evaluate.absence(features, pairs, absent), done, hint)
+    for video, reason in absent.items():
+        log.debug("%s: %s", video, reason)
 
 
 def _encoder(args: argparse.Namespace, retriever: Retriever) -> Encode:
@@ -260,8 +274,9 @@ def _twins(found: dict[str, Any]) -> str:
     """How many captions prefer their video to its twin, in a line."""
     if not found["queries"]:
         return "# twins: no caption has both its video and the twin in the folder\n"
+    prefer = "prefers its" if found["queries"] == 1 else "prefer their"
     parts = [
-        f"twins {found['accuracy']:.1f} % of {found['queries']} captions prefer their video "
+        f"twins {found['accuracy']:.1f} % of {counted(found['queries'], 'caption')} {prefer} video "
         f"(ties {100 * found['tie_fraction']:.1f} %, of cosines within {found['tolerance']:g}, "
         "count half)",
         *(f"{kind} {facts['accuracy']:.1f}" for kind, facts in found["kinds"].items()),

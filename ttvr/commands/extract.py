@@ -24,6 +24,7 @@ from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, FAILED, PARTIAL, execute
 from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import RequirementError, UsageError
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.extract import Inputs, Options, Summary
@@ -59,7 +60,9 @@ def _run(args: argparse.Namespace) -> int:
             weights.locate(args.weights)
         inputs = _inputs(args)
         if inputs.skipped:
-            log.info("%d files below the folders are no videos, passed over", inputs.skipped)
+            log.info(
+                "below the folders passed over, as no video: %s", counted(inputs.skipped, "file")
+            )
         return _list(args, inputs) if args.dry_run else _extract(args, inputs)
 
 
@@ -179,8 +182,8 @@ def _report(
     others.append((len(inputs.unnamed), "left out: names that cannot be ids"))
     others.append((len(inputs.absent), "missing"))
     log.info(
-        "%d videos in %s (%d ok, %d partial, %d failed)%s, %.1f s",
-        *(summary.meta["count"], args.out, *counts.values()),
+        "%s in %s (%d ok, %d partial, %d failed)%s, %.1f s",
+        *(counted(summary.meta["count"], "video"), args.out, *counts.values()),
         "".join(f", {count} {what}" for count, what in others if count),
         seconds,
     )

@@ -16,6 +16,7 @@ from ttvr.commands._texts import Query, read_queries
 from ttvr.commands._threads import spare_threads
 from ttvr.commands._toy import warn_of_toy
 from ttvr.errors import TtvrError, UsageError
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.search import Hits
@@ -139,7 +140,9 @@ def _inputs(args: argparse.Namespace) -> tuple[str | None, str]:
         raise UsageError(f"QUERIES or --query, not both; got {args.inputs[0]} and --query")
     if len(args.inputs) != wanted:
         what = "only the feature folder" if args.query else "QUERIES and the feature folder"
-        raise UsageError(f"expected {what}, got {len(args.inputs)} arguments: {args.inputs}")
+        raise UsageError(
+            f"expected {what}, got {counted(len(args.inputs), 'argument')}: {args.inputs}"
+        )
     return None if args.query else args.inputs[0], args.inputs[-1]
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 from ttvr.datasets._base import Dataset
 from ttvr.errors import IncompatibleError
 from ttvr.records import Clip, Split
+from ttvr.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +102,17 @@ class Annotated(Dataset):
         """Compare with the published numbers; as `Split.counts`."""
         name, published = f"{self.name}/{split}", self.counts.get(split)
         if published is None:
-            log.info("%s: %d videos, unchecked: no published count is known", name, len(entries))
+            videos = counted(len(entries), "video")
+            log.info("%s: %s, unchecked: no published count is known", name, videos)
             return "unchecked"
         said = sum(len(entry.captions) for entry in entries.values())
         for what, count, expected in (
-            ("videos", len(entries), published.videos),
-            ("captions", said, published.captions),
+            ("video", len(entries), published.videos),
+            ("caption", said, published.captions),
         ):
             if expected not in (None, count):
                 raise IncompatibleError(
-                    f"{name} in {root}: {count} {what}, published are {expected}; get the "
+                    f"{name} in {root}: {counted(count, what)}, published are {expected}; get the "
                     "published annotations again (a part of them: --data folder)"
                 )
         return "ok"

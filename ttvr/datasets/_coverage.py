@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -12,11 +11,11 @@ from typing import NamedTuple
 from ttvr import video
 from ttvr.errors import TtvrError
 from ttvr.records import Clip, Split
+from ttvr.wording import first_of
 
 VIDEOS = "videos"
 """The folder of a root that is searched if there is one; else all of the root is."""
 
-_SHOWN = 5
 _ABSENT = "no such video"
 
 Parts = tuple[str, ...]
@@ -77,16 +76,12 @@ def require_all(found: Coverage, *, hint: str = "") -> Split:
     missing, split = found.missing, found.split
     if not missing:
         return split
-    shown = [
-        id if reason == _ABSENT else f"{id} ({reason})"
-        for id, reason in itertools.islice(missing.items(), _SHOWN)
-    ]
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    named = [id if reason == _ABSENT else f"{id} ({reason})" for id, reason in missing.items()]
     where = "" if split.root is None else f" below {_searched(split.root)}"
     mend = ", ".join(filter(None, ("Add them (`ttvr-data check` lists all)", hint)))
     raise TtvrError(
         f"{len(missing)} of {found.expected} videos of {split.name} are not there{where}: "
-        f"{', '.join(shown)}{more}. {mend}"
+        f"{first_of(named)}. {mend}"
     )
 
 

@@ -19,6 +19,7 @@ from ttvr.evaluate._normalized import (
 )
 from ttvr.evaluate._pairs import (
     Pairs,
+    absence,
     absent_videos,
     dataset_pairs,
     read_pairs,
@@ -41,6 +42,7 @@ __all__ = [
     "Normalization",
     "Pairs",
     "Result",
+    "absence",
     "absent_videos",
     "dataset_pairs",
     "evaluate",

@@ -14,9 +14,9 @@ from ttvr import datasets
 from ttvr.errors import IncompatibleError, TtvrError, not_utf8
 from ttvr.records import Split, Twin
 from ttvr.store import Features, attempts
+from ttvr.wording import counted, first_of
 
 _GT = "gt.tsv"
-_SHOWN = 5
 
 
 class Pairs(NamedTuple):
@@ -161,13 +161,19 @@ def refusal(
         may_miss: their captions may be counted as not found.
     """
     miss = " or --missing miss (count them as not found)" if may_miss else ""
-    shown = [f"{video} ({reason})" for video, reason in list(absent.items())[:_SHOWN]]
-    more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
     example = f"; ids there look like {features.ids[0]!r}" if features.ids else ""
     return (
-        f"{len(absent)} of {len(set(pairs.videos))} videos of {pairs.name} have no features in "
-        f"{features.path}: {', '.join(shown)}{more}{example}. Extract them, or pass "
-        f"--missing skip (leave their captions out){miss}"
+        f"{absence(features, pairs, absent)}{example}. Extract them, or pass --missing skip (leave "
+        f"their captions out){miss}"
+    )
+
+
+def absence(features: Features, pairs: Pairs, absent: Mapping[str, str]) -> str:
+    """How many videos have no features, and the first of them; arguments as of `refusal`."""
+    return (
+        f"{len(absent)} of {counted(len(set(pairs.videos)), 'video')} of {pairs.name} have no "
+        f"features in {features.path}: "
+        f"{first_of([f'{video} ({reason})' for video, reason in absent.items()])}"
     )
 
 

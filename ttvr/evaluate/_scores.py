@@ -20,6 +20,7 @@ from ttvr.retriever import (
 )
 from ttvr.score import MEMORY, inner_products, similarity_matrix, text_vectors, video_vectors
 from ttvr.store import Features
+from ttvr.wording import counted
 
 Encode = Callable[[list[str]], tuple[TextFeatures, int]]
 """Captions -> their features, in order, and how many had to be cut."""
@@ -98,8 +99,9 @@ def _rows_of(texts: Features, captions: Sequence[str]) -> list[int]:
     rows = {text.strip(): row for row, text in enumerate(texts.texts)}
     unknown = [caption for caption in captions if caption.strip() not in rows]
     if unknown:
+        lacking = counted(len(unknown), "caption")
         raise IncompatibleError(
-            f"{texts.path} has no row for {len(unknown)} captions, such as {quoted(unknown[0])}; "
+            f"{texts.path} has no row for {lacking}, such as {quoted(unknown[0])}; "
             "encode them again with `ttvr-extract --text`, or leave --text-features out"
         )
     return [rows[caption.strip()] for caption in captions]

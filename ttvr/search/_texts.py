@@ -10,6 +10,7 @@ import torch
 from ttvr.clip import tokenizer
 from ttvr.records import TextFeatures
 from ttvr.retriever import Retriever
+from ttvr.wording import first_of
 
 _WORDS_SHOWN = 8
 _LETTERS_SHOWN = 30  # of a word
@@ -41,13 +42,10 @@ def report_unknown(retriever: Retriever, texts: Iterable[str], *, what: str) -> 
     found = unknown_words(retriever, texts)
     if not found:
         return
-    shown = [_visible(word) for word in found[:_WORDS_SHOWN]]
-    rest = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     log.warning(
-        "words of the %s that the model never saw and that mean nothing to it: %s%s",
+        "words of the %s that the model never saw and that mean nothing to it: %s",
         what,
-        ", ".join(shown),
-        rest,
+        first_of([_visible(word) for word in found], _WORDS_SHOWN),
     )
 
 

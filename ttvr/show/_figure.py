@@ -29,6 +29,7 @@ from ttvr.show._sheet import (
     _clock,
 )
 from ttvr.show._type import Text, shorten, typeset
+from ttvr.wording import counted
 
 LEAST_CELL = 12
 """Pixels of a patch's side, so that one can be told from the next."""
@@ -138,7 +139,7 @@ def figure(
         )
     image = Image.new("RGB", (width, height), _PAPER)
     frames = _scaled(pixels, T, layout)
-    about = f"{T} frames of {isqrt(P)} x {isqrt(P)} patches"
+    about = f"{counted(T, 'frame')} of {isqrt(P)} x {isqrt(P)} patches"
     if len(pixels) < T:
         about += f", the last {T - len(pixels)} of them padding"
     _draw_label(image, MARGIN, title, about)

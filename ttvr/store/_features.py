@@ -31,6 +31,7 @@ from ttvr.store._files import (
 from ttvr.store._items import Items
 from ttvr.store._rows import Rows
 from ttvr.store._shards import NORM_TOLERANCE
+from ttvr.wording import counted
 
 CHECKED_ELEMENTS = (
     1 << 23
@@ -84,7 +85,10 @@ class Features:
         self._arrays = arrays
         listed = len(self.ids if is_video else self.texts)
         if listed != len(self):
-            raise damaged(path / (IDS if is_video else TEXTS), f"{listed} lines, {len(self)} rows")
+            raise damaged(
+                path / (IDS if is_video else TEXTS),
+                f"{counted(listed, 'line')}, {counted(len(self), 'row')}",
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> Features:

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from ttvr.store import _journal
 from ttvr.store._files import IDS, damaged
+from ttvr.wording import counted
 
 # Quotes inside a JSON string are escaped, so no name of a file can look like this.
 _FAILED = b'"status":"failed"'
@@ -35,7 +36,7 @@ class Items(Sequence[dict[str, Any]]):
         whole = content.split(b"\n")[:-1]
         self._lines = [line for line in whole if _FAILED not in line]
         if len(self._lines) != len(ids):
-            raise damaged(path, f"has {len(self._lines)} rows, {IDS} has {len(ids)}")
+            raise damaged(path, f"has {counted(len(self._lines), 'row')}, {IDS} has {len(ids)}")
 
     def __len__(self) -> int:
         return len(self._lines)

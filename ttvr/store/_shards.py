@@ -23,6 +23,7 @@ from ttvr.store._files import (
     sync_folder,
     write_all,
 )
+from ttvr.wording import counted
 
 NORM_TOLERANCE = 1e-3  # half precision rounds each entry by 2^-11 at most: norms are 5e-4 off
 _TOKENS = ("frames", "patches", "words")
@@ -135,7 +136,7 @@ class Shards:
             self._place(partial, final)
         found = len(read_array(final))
         if found != self._shard_rows:
-            raise damaged(final, f"{found} rows, expected {self._shard_rows}")
+            raise damaged(final, f"{counted(found, 'row')}, expected {self._shard_rows}")
 
     def _reopen(self, name: str, shard: int, rows: int) -> _OpenArray:
         final, partial = self._final(name, shard), self._partial(name, shard)

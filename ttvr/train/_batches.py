@@ -12,6 +12,7 @@ from ttvr.clip import tokenizer
 from ttvr.errors import UsageError
 from ttvr.records import EncodedBatch, Split, TextFeatures, VideoFeatures
 from ttvr.score import read
+from ttvr.wording import counted
 
 _ORDER = 0  # what the random numbers of an epoch are for, as in `Loader`
 
@@ -53,8 +54,9 @@ class FeatureLoader:
         world: int = 1,
     ) -> None:
         if len(split.captions) < batch_size:
+            have = counted(len(split.captions), "caption")
             raise UsageError(
-                f"{split.name} has {len(split.captions)} captions, fewer than one batch of "
+                f"{split.name} has {have}, fewer than one batch of "
                 f"{batch_size}: pass a smaller --batch-size"
             )
         self.split, self.batch_size = split, batch_size

@@ -6,6 +6,7 @@ import numpy as np
 
 from ttvr.errors import VideoError
 from ttvr.video._types import Choose
+from ttvr.wording import counted
 
 EPSILON = 1e-6  # seconds: times are rationals, rounded
 LEAST_STEP = 1e-3  # seconds that the last frame is shown at least, as when it is the only one
@@ -75,4 +76,4 @@ class Choice:
 
 
 def _say(times: np.ndarray, start: float) -> str:
-    return f"{len(times)} frames up to {times[-1]:.3f} s, wanted from {start:.3f} s"
+    return f"{counted(len(times), 'frame')} up to {times[-1]:.3f} s, wanted from {start:.3f} s"
