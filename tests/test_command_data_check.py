@@ -78,7 +78,7 @@ def test_what_ends_early_is_broken(check, mine, monkeypatch):
     )
     code, _, err = check("--data", "folder", "--root", mine, "--split", "test")
     assert code == 3
-    assert "test: a: broken: partial, decodes for 1.2 s, 2 decoder errors\n" in err
+    assert "test: a: broken: partial: decodes for 1.2 s, 2 decoder errors\n" in err
 
 
 def test_wrong_annotations(check, mine):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +95,22 @@ def test_running_again_makes_what_is_not_there(compress, clips, tmp_path):
     assert json.loads(compress(*arguments, "--fps", 2, "--overwrite")[1])["done"] == 2
 
 
+def test_a_copy_counts_once_its_line_is_on_the_disk(compress, clips, tmp_path, monkeypatch):
+    synced = []
+
+    def sync(descriptor):
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    def copy(source, target, **how):
+        target.write_bytes(b"copy")
+        return video.Status("ok", None, None, 0)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(video, "compress", copy)
+    assert compress(clips, "-o", tmp_path / "out", "-j", 1)[0] == 0
+    assert synced == [tmp_path / "out" / _data_compress.JOURNAL] * 2
+
+
 def test_what_fails_has_no_copy(compress, clips, tmp_path):
     out = tmp_path / "out"
     assert compress(clips, "-o", out, "--size", 32)[0] == 0
@@ -111,7 +129,7 @@ def test_what_fails_has_no_copy(compress, clips, tmp_path):
     assert set(facts["failed"]) == {str(clips / x) for x in ("a.mp4", "text.mp4", "pictures")}
     assert facts["partial"] == [str(clips / "cut.mkv")]
     assert f"{clips / 'a.mp4'}: failed: empty: the file has 0 bytes\n" in err
-    assert f"{clips / 'cut.mkv'}: partial, decodes for " in err
+    assert f"{clips / 'cut.mkv'}: partial: decodes for " in err
     assert "images are not re-encoded" in err
     assert files(out) == [_data_compress.JOURNAL, "cut.mkv", "deep/b.mp4"]
     code, _, err = compress(clips / "cut.mkv", "-o", out, "--size", 32)

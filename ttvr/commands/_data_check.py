@@ -18,6 +18,7 @@ from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, INCOMPATIBLE, PARTIAL
 from ttvr.commands._verbs import Verbs
 from ttvr.errors import TtvrError, UsageError, VideoError
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.datasets import Coverage
@@ -123,15 +124,15 @@ def _decoded(
         except VideoError as error:
             return str(error)
         status = found.status
-        return None if status.state == "ok" else partial(status)
+        return None if status.state == "ok" else f"partial: {partial(status)}"
 
     yield from as_done(decode, clips, jobs=jobs)
 
 
 def partial(status: Status) -> str:
-    """What is said of a video that is not whole."""
-    seconds = "" if status.decoded_s is None else f", decodes for {status.decoded_s:.1f} s"
-    return f"partial{seconds}, {status.decoder_errors} decoder errors"
+    """What is wrong with a video that is not whole."""
+    seconds = "" if status.decoded_s is None else f"decodes for {status.decoded_s:.1f} s, "
+    return seconds + counted(status.decoder_errors, "decoder error")
 
 
 def _with_broken(one: _Checked, broken: dict[Clip, str]) -> _Checked:

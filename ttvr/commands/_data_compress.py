@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -135,7 +136,9 @@ def _compress(args: argparse.Namespace) -> int:
             if result.state != "failed":
                 line = {"name": copy.name, "made_from": copy.made_from, **result._asdict()}
                 journal.write(json.dumps(line) + "\n")
+                # On the disk before the copy counts: a rerun after a power cut trusts this line.
                 journal.flush()
+                os.fsync(journal.fileno())
     return _report(args, found, results, len(kept), time.monotonic() - began)
 
 
@@ -238,8 +241,7 @@ def _report(
     """List what is wrong, print the summary; the exit code is returned."""
     faults = {str(copy.source): result for copy, result in results.items() if result.fault}
     for path, result in faults.items():
-        said = f"failed: {result.fault}" if result.state == "failed" else result.fault
-        print(f"{path}: {said}", file=sys.stderr)
+        print(f"{path}: {result.state}: {result.fault}", file=sys.stderr)
     missing = {clip: reason for inputs in found for clip, reason in inputs.absent.items()}
     for clip, reason in missing.items():
         print(f"{clip}: missing: {reason}", file=sys.stderr)

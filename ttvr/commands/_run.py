@@ -49,8 +49,9 @@ class Parser(argparse.ArgumentParser):
     resumes = False
 
     def error(self, message: str) -> None:
-        """Exit with code 2 after one line."""
-        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        """Exit with code 2 after one line, which begins as every error of the command does."""
+        command = self.prog.partition(" ")[0]  # without the verb
+        self.exit(USAGE, f"{command}: {message} (see {self.prog} --help)\n")
 
 
 def parser(verb: str, *, summary: str, examples: Sequence[str], resumes: bool = False) -> Parser:

@@ -14,6 +14,7 @@ from ttvr.extract._inputs import Input, Read, read_file
 from ttvr.extract._options import Options, settings
 from ttvr.retriever import Retriever
 from ttvr.store import Outcome, Writer
+from ttvr.wording import counted
 
 OnStep = Callable[[str, bool], None]
 
@@ -179,7 +180,7 @@ def problems(folder: Path, kept: Collection[str]) -> list[Problem]:
 
 def _shortfall(item: Mapping[str, Any]) -> str:
     errors = item.get("decoder_errors")
-    parts = [f"{errors} decoder errors"] if errors else []
+    parts = [counted(errors, "decoder error")] if errors else []
     if item.get("expected_s") is not None and item.get("decoded_s") is not None:
         parts.append(f"{item['decoded_s']} of {item['expected_s']} s decoded")
     return ", ".join(parts)
