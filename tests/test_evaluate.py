@@ -647,6 +647,13 @@ def test_command_shows_what_a_recipe_has_published(drawn, capsys, monkeypatch):
     assert found["published"]["published"] == known.as_json()
 
 
+def test_command_says_first_that_nothing_is_published(home, capsys):
+    name = next(name for name, entry in ENTRIES.items() if not entry.published.as_json())
+    code, _, err = run(capsys, home / "feats", "--data", "synthetic", "--published", name)
+    assert code == 2
+    assert f"no published numbers of {name} are known here: leave --published out" in err
+
+
 def test_what_ignores_order_prefers_no_twin(drawn, capsys):
     """Eight of 36 frames are the same from either end, and meanp takes their mean."""
     arguments = (drawn["twins"][0], "--data", "synthetic", "--split", "twins", "--missing", "skip")

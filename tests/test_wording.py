@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ttvr.wording import counted, first_of
+from ttvr.wording import counted, first_of, meant
 
 
 def test_counts_agree_with_what_they_count():
@@ -13,3 +13,8 @@ def test_counts_agree_with_what_they_count():
 def test_long_lists_are_cut():
     assert first_of("abc", most=3) == "a, b, c"
     assert first_of("abcde", most=3) == "a, b, c and 2 more"
+
+
+def test_the_nearest_name_is_offered():
+    assert meant("tset", ("train", "val", "test")) == " (did you mean test?)"
+    assert meant("nothing", ("train", "val", "test")) == ""

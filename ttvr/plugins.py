@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttvr.errors import UsageError
+from ttvr.wording import meant
 
 _PACKAGE = Path(__file__).parent
 
@@ -36,7 +37,8 @@ def load(family: str, name: str) -> Any:
     """
     choices = names(family)
     if name not in choices:
-        raise UsageError(f"no {family} plug-in {name!r}; there are: {', '.join(choices)}")
+        near = meant(name, choices)
+        raise UsageError(f"no {family} plug-in {name!r}; there are: {', '.join(choices)}{near}")
     return import_module(f"ttvr.{family}.{name}").PLUGIN
 
 

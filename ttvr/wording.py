@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 SHOWN = 5
 """Of a long list, how many a message names."""
@@ -18,6 +19,12 @@ def counted(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
     return f"{count} {noun.removesuffix('y')}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """What follows the list of names that there are: ` (did you mean test?)`, or nothing."""
+    near = get_close_matches(name, list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def first_of(parts: Sequence[str], most: int = SHOWN) -> str:

@@ -233,6 +233,11 @@ def _check_published(args: argparse.Namespace) -> None:
 
     entry = named(args.published)
     asked = f"--data {entry.data} --split {entry.split}"
+    if not _recipes.rows(args.published):
+        raise UsageError(
+            f"no published numbers of {args.published} are known here: leave --published out "
+            "(ttvr-train --list-recipes shows which have some)"
+        )
     if args.data is None:
         raise UsageError(f"--published {args.published} is of a dataset: pass {asked}")
     data, split = datasets.load(args.data).name, args.split or "test"

@@ -12,6 +12,7 @@ import numpy as np
 from ttvr import video
 from ttvr.errors import UsageError
 from ttvr.records import Clip, Split, Twin
+from ttvr.wording import meant
 
 
 class Dataset:
@@ -36,7 +37,8 @@ class Dataset:
         """
         stem = self.name.partition(":")[0]
         have = f"there are: {', '.join(self.variants)}" if self.variants else "it has none"
-        raise UsageError(f"dataset {stem} has no variant {name!r}; {have}")
+        near = meant(name, self.variants)
+        raise UsageError(f"dataset {stem} has no variant {name!r}; {have}{near}")
 
     def load(self, root: Path | None, split: str, *, limit: int | None = None) -> Split:
         """The clips and captions of a split.
@@ -119,9 +121,8 @@ class Dataset:
         stem, colon, _ = self.name.partition(":")
         if split not in self.splits:
             of = f" (of {self.name})" if colon else ""
-            raise UsageError(
-                f"dataset {stem} has no split {split!r}; there are: {', '.join(self.splits)}{of}"
-            )
+            have = ", ".join(self.splits) + of + meant(split, self.splits)
+            raise UsageError(f"dataset {stem} has no split {split!r}; there are: {have}")
         if not self.needs_root:
             return
         if root is None:
