@@ -99,7 +99,7 @@ def test_the_whole_story(kind, folder, run, monkeypatch):
     assert "\n$ echo $?\n3\n" in out
     assert Image.open(home / "hits.png").width > 100
     assert "ttvr-weights fetch ViT-B/32" in out
-    assert "the default model is a toy that" not in out  # the notice is for real videos
+    assert "is a toy that was trained" not in out  # the notice is for real videos
     assert "never saw" not in out
     assert ("folders of images" in out) == (kind == "images")
     suffix = ".mp4" if kind == "mp4" else ""

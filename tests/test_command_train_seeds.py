@@ -13,7 +13,9 @@ from test_train import equal
 from tiny_training import write_start
 
 from ttvr import train
+from ttvr.commands import _results
 from ttvr.commands.train import main
+from ttvr.train._folder import claimed
 
 SMALL = "--data synthetic --limit 8 --eval-limit 8 -b 4 --frames 2 --device cpu --epochs 1"
 
@@ -107,14 +109,23 @@ def test_stopped_it_goes_on_with_the_seed_it_was_at(whole, start, tmp_path, monk
 def test_what_is_begun_anew_leaves_no_result_of_before(whole, start, tmp_path, monkeypatch):
     out = tmp_path / "x"
     shutil.copytree(whole, out)
+    (out / ".hidden").touch()  # as file managers leave them, which is nobody's run
 
-    def stopped(*what, **how):
-        raise KeyboardInterrupt
+    def begun(on_step):
+        def stop(step, steps):
+            on_step(step, steps)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "train", stopped)
+        return stop
+
     command = arguments(start, out, "--seeds", 2, "--seed", 3)
-    assert main(command) == 130
+    with claimed(out / "seed3"):  # by another process, which may be about to finish it
+        assert main([*command, "--overwrite"]) == 1
     assert len(read(out)) == 1
+    learn = train.train
+    monkeypatch.setattr(
+        train, "train", lambda *what, on_step, **how: learn(*what, on_step=begun(on_step), **how)
+    )
     assert main([*command, "--overwrite"]) == 130
     assert not (out / "results.jsonl").exists()
 
@@ -129,6 +140,20 @@ def test_two_processes_train_each_seed_together(whole, start, tmp_path):
         assert two["mean"][way] == pytest.approx(one["mean"][way])
 
 
+def test_what_fails_between_two_seeds_ends_all_processes(start, tmp_path, monkeypatch, capfd):
+    def fail(path, *what):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(_results, "append_new", fail)
+    command = arguments(start, tmp_path / "x", "--seeds", 2)
+    codes = together(main, command, world=2, folder=tmp_path / "out", joins=False)
+    assert codes == [1, 1]
+    err = capfd.readouterr().err
+    assert err.count("results.jsonl: No space left on device") == 1
+    assert "Traceback" not in err
+    assert not (tmp_path / "x" / "seed1").exists()
+
+
 def test_what_does_not_go_with_several_seeds(whole, start, tmp_path, capsys):
     single, other = whole / "seed3", tmp_path / "other"
     other.mkdir()
@@ -136,6 +161,7 @@ def test_what_does_not_go_with_several_seeds(whole, start, tmp_path, capsys):
     for out, more, match in (
         (tmp_path / "x", ("--dry-run",), "leave --seeds out"),
         (single, (), "seed3 holds a run of a single seed, nothing was changed; pass another -o"),
+        (tmp_path / "x", ("--seed", 2**63 - 1), "from seed 9223372036854775807 on goes beyond"),
         (other, (), "other holds notes.txt, with --seeds it holds a folder per seed alone"),
     ):
         assert main(arguments(start, out, "--seeds", 2, *more)) == 2

@@ -245,7 +245,10 @@ OTHERWISE = {
     "eval_every is 4, now 5": {"options": {"eval_every": 5}},
     "log_every is 2, now 3": {"options": {"log_every": 3}},
     "activation is None, now 'gelu'": {"options": {"activation": "gelu"}},
-    "chosen_on is 'val', now 'test'": {"options": {"chosen_on": "test"}},
+    "otherwise, nothing was changed: best.pt was chosen on the split val, now on test .*; use": {
+        "options": {"chosen_on": "test"},
+        "data": {"val": colors("test")},
+    },
 }
 
 

@@ -16,7 +16,7 @@ from tiny import tiny_state
 from tiny_training import COLORS, data, recipe, write_start
 
 from ttvr import plugins
-from ttvr.errors import TtvrError
+from ttvr.errors import TtvrError, UsageError
 from ttvr.heads import meanp
 from ttvr.heads._selector import TokenSelector
 from ttvr.losses import WordLoss
@@ -25,7 +25,7 @@ from ttvr.reducers.sparse import Sparse
 from ttvr.retriever import Retriever, build
 from ttvr.train import Options, _setup, train
 from ttvr.train._gradients import add_gradients, cut
-from ttvr.train._setup import set_up
+from ttvr.train._setup import check_rows, set_up
 
 HEADS = plugins.names("heads")
 REDUCERS = (
@@ -278,3 +278,11 @@ def test_nonsense_stops_with_the_clips_of_the_batch(tmp_path, start, monkeypatch
     assert len(owners) == 4
     assert str(caught.value).startswith("step 2: loss nan")
     assert str(caught.value).endswith(", ".join(list(COLORS)[at] for at in owners))
+
+
+def test_more_parts_than_rows_are_refused(start):
+    check_rows(recipe(start, accumulate=4), processes=1)
+    with pytest.raises(UsageError, match="accumulate is 5, more parts than a batch of 4 has rows:"):
+        check_rows(recipe(start, accumulate=5), processes=1)
+    with pytest.raises(UsageError, match="rows in each of 2 processes: pass --accumulate 2 or"):
+        check_rows(recipe(start, accumulate=3), processes=2)

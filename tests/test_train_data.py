@@ -7,12 +7,13 @@ import json
 import pytest
 import toy_datasets
 from test_extract import draw
-from tiny_training import write_start
+from tiny_training import colors, data, write_start
 
-from ttvr import retriever
+from ttvr import datasets, retriever
 from ttvr.commands import _train_select
 from ttvr.commands import train as train_command
 from ttvr.commands.train import main
+from ttvr.recipes import Recipe
 
 NAMES = ("a", "b", "c", "d")
 
@@ -86,6 +87,17 @@ def test_the_split_that_chose_is_told(train, tmp_path, flag):
     assert retriever.load(tmp_path / "x" / "best.pt").trained == {**chosen, "seed": 0}
 
 
+def test_that_it_starts_from_the_toy_is_told(caplog):
+    for weights, clips, said in (
+        ("ttvr-tiny", colors("train"), 1),
+        ("scratch:ttvr-tiny", colors("train"), 0),
+        ("default", datasets.load("synthetic").load(None, "train", limit=2), 0),
+    ):
+        caplog.clear()
+        train_command._warn_of_start(Recipe(weights=weights), data(train=clips))
+        assert len([text for text in caplog.messages if "is a toy" in text]) == said
+
+
 def test_without_validation_the_last_model_is_kept(train, tmp_path, monkeypatch):
     monkeypatch.setattr("ttvr.datasets.folder.Folder.splits", ("train", "test"))
     code, out, err = train("-o", tmp_path / "x", "--select", "last")
@@ -114,7 +126,7 @@ def test_cached_frames_change_no_bit(train, tmp_path):
     for name, more in (("plain", ()), ("made", ("--cache", cache)), ("used", ("--cache", cache))):
         code, out, err = train("-o", tmp_path / name, *arguments, *more)
         assert code == 0, err
-        assert ("all frames of 6 clips, about 48, take" in err) == bool(more)
+        assert ("all frames of 4 clips, about 32, take 0.0 GB at 16 pixels" in err) == bool(more)
         said = out.replace(str(tmp_path / name), "")
         results.append((said, (tmp_path / name / "best.pt").read_bytes()))
     assert results[0] == results[1] == results[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 import ttvr
 from ttvr import frames as framing
 from ttvr.clip import tokenizer
+from ttvr.errors import UsageError
 from ttvr.heads import meanp
 from ttvr.heads.meanp import MeanP
 from ttvr.losses import WordLoss
@@ -137,6 +139,25 @@ def test_a_published_training_stops_and_goes_on(tmp_path, start):
     before = torch.load(start, weights_only=True)
     changed = {name for name, one in before.items() if not last["run"][f"clip.{name}"].equal(one)}
     assert changed == {name for name in before if not is_frozen(f"clip.{name}", 1)}
+
+
+def test_words_that_the_start_never_saw_are_told(tmp_path, start, caplog):
+    state = torch.load(start, weights_only=True)
+    state["token_embedding.weight"][tokenizer.encode("pink")] = 0
+    torch.save(state, tmp_path / "start.pt")
+    with caplog.at_level(logging.WARNING, "ttvr.search"):
+        set_up(recipe(str(tmp_path / "start.pt")), data(), Options(), "cpu")
+    (said,) = [text for text in caplog.messages if text.startswith("words of")]
+    assert said.startswith("words of the training captions that the model it starts from never saw")
+    assert said.endswith(": pink")
+
+
+def test_blocks_that_there_are_not_cannot_be_frozen(start):
+    set_up(recipe(start, freeze=2), data(), Options(), "cpu")
+    with pytest.raises(
+        UsageError, match=r"freeze is 3, .* 2 in the visual tower and 2 in the text"
+    ):
+        set_up(recipe(start, freeze=3), data(), Options(), "cpu")
 
 
 def test_the_rate_and_the_head_follow_the_steps(tmp_path, start, monkeypatch):

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from ttvr import plugins, reducers
 from ttvr.clip import ACTIVATIONS
 from ttvr.errors import UsageError
+from ttvr.wording import meant
 
 MOST_JOBS = 8
 
-_LARGEST_SEED = (1 << 63) - 1
+LARGEST_SEED = (1 << 63) - 1
 _UNITS = ("K", "M", "G", "T")
 _LEAST_SIZE = 1 << 20
 
@@ -27,9 +28,9 @@ def positive(text: str) -> int:
 def seed(text: str) -> int:
     """A whole number that every generator takes: 0 to 2**63 - 1."""
     # Python converts no text of thousands of digits.
-    is_short = text.isdecimal() and len(text) <= len(str(_LARGEST_SEED))
-    if not is_short or int(text) > _LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 to {_LARGEST_SEED}")
+    is_short = text.isdecimal() and len(text) <= len(str(LARGEST_SEED))
+    if not is_short or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 to {LARGEST_SEED}")
     return int(text)
 
 
@@ -69,8 +70,9 @@ def _reducer(text: str) -> str:
 
 def _dataset(text: str) -> str:
     """A dataset by name; of a variant, `NAME:VARIANT`, only the name is looked at."""
-    if text.partition(":")[0] not in (known := plugins.names("datasets")):
-        choices = ", ".join(known)
+    stem = text.partition(":")[0]
+    if stem not in (known := plugins.names("datasets")):
+        choices = ", ".join(known) + meant(stem, known)
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices})")
     return text
 

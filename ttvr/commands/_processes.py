@@ -90,6 +90,8 @@ def join(args: argparse.Namespace, work: Callable[[], int]) -> int:
             if distributed.leads() and not distributed.is_launched():
                 raise
             return INTERRUPTED
+        except distributed.ByAnother:
+            return FAILED
         except (TtvrError, OSError) as error:
             if is_first():
                 raise

@@ -27,8 +27,8 @@ def warn_of_toy(note: str, ids: Iterable[str]) -> None:
     """
     if note == TOY and not _are_drawn(ids):
         log.warning(
-            "the default model is a toy that was trained on drawn shapes: its results on real "
-            "videos mean nothing. For those: ttvr-weights fetch ViT-B/32, then "
+            "ttvr-tiny, the default, is a toy that was trained on drawn shapes: its results on "
+            "real videos mean nothing. For those: ttvr-weights fetch ViT-B/32, then "
             "ttvr-extract ... -w ViT-B/32"
         )
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttvr.commands import _options
 from ttvr.commands._target import new_folder
 from ttvr.errors import UsageError
+from ttvr.wording import counted
 
 if TYPE_CHECKING:
     from ttvr.records import Clip, Split
     from ttvr.train import AnyData
-
-_SIDE = 224  # pixels, of most CLIPs
 
 log = logging.getLogger(__name__)
 
@@ -52,21 +52,32 @@ def of_dataset(args: argparse.Namespace) -> tuple[AnyData, int]:
         folder = new_folder(args.cache)
         if not args.dry_run:  # which writes nothing
             folder.mkdir(parents=True, exist_ok=True)
-            if distributed.leads():
-                _say_size(folder, [*learned.clips, *(ranked.clips if ranked else ())])
-            read = datasets.cached(read, folder)
+            clips = [*learned.clips, *(ranked.clips if ranked else ())]
+            tell = partial(_say_size, folder, clips) if distributed.leads() else _nothing
+            read = datasets.cached(read, folder, on_first=tell)
     data = train.Data(dataset.name, read, learned, ranked)
     # Drawing is Python, one thread at a time; decoding is in processes of its own.
     most = max(1, _options.default_jobs() // distributed.local()[1]) if dataset.needs_root else 1
     return data, args.jobs or most
 
 
-def _say_size(folder: Path, clips: list[Clip]) -> None:
-    """Log how large the cached frames of all clips will be, and what there is room for."""
+def _say_size(folder: Path, clips: list[Clip], size: int) -> None:
+    """Log how large the cached frames of all clips will be, and what there is room for.
+
+    Args:
+        folder: of the cache.
+        clips: those of all splits; one that is in several has its frames once.
+        size: side of the frames, pixels.
+    """
     from ttvr import datasets
 
-    frames = datasets.frames_of(clips)
-    takes, free = frames * _SIDE**2 * 3 / 1e9, shutil.disk_usage(folder).free / 1e9
-    text = "%s: all frames of %d clips, about %d, take %.1f GB at %d pixels; %.1f GB are free%s"
+    own = list({(clip.path, clip.start, clip.end): clip for clip in clips}.values())
+    frames = datasets.frames_of(own)
+    takes, free = frames * size**2 * 3 / 1e9, shutil.disk_usage(folder).free / 1e9
+    text = "%s: all frames of %s, about %d, take %.1f GB at %d pixels; %.1f GB are free%s"
     hint = "; ttvr-data compress makes them fewer" if takes > free else ""
-    log.info(text, folder, len(clips), frames, takes, _SIDE, free, hint)
+    log.info(text, folder, counted(len(own), "clip"), frames, takes, size, free, hint)
+
+
+def _nothing(size: int) -> None:
+    del size

@@ -41,8 +41,12 @@ def runs(args: argparse.Namespace, recipe: Recipe) -> list[tuple[Path, Recipe]]:
     return [(Path(args.out, f"seed{seed}"), replace(recipe, seed=seed)) for seed in seeds]
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, recipe: Recipe) -> None:
     """Refuse what does not go with several seeds, or an output that holds something else.
+
+    Args:
+        args: of the command.
+        recipe: with the first seed.
 
     Raises:
         UsageError: which.
@@ -51,6 +55,11 @@ def check(args: argparse.Namespace) -> None:
         return
     if args.dry_run:
         raise UsageError("--dry-run takes one step of one training: leave --seeds out")
+    if recipe.seed + args.seeds - 1 > _options.LARGEST_SEED:
+        raise UsageError(
+            f"--seeds {args.seeds} from seed {recipe.seed} on goes beyond {_options.LARGEST_SEED}: "
+            "pass a smaller --seed"
+        )
     out = Path(args.out)
     found = [path.name for path in out.iterdir()] if out.is_dir() else []
     shown = [name for name in found if not name.startswith(".")]
@@ -66,7 +75,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def forget(args: argparse.Namespace) -> None:
-    """Remove what several trainings came to that `--overwrite` is about to remove."""
+    """Remove what several trainings came to, the first of which `--overwrite` has begun anew.
+
+    To be called once its folder is claimed: until then another process may be writing it.
+    """
     from ttvr import train
 
     if args.seeds > 1 and args.overwrite:

@@ -24,6 +24,7 @@ from ttvr.commands import _train_features as of_features
 from ttvr.commands._progress import Progress
 from ttvr.commands._protocol import of_training
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
+from ttvr.commands._toy import warn_of_toy
 from ttvr.commands._train_data import of_dataset
 from ttvr.errors import UsageError
 from ttvr.recipes import Recipe, named, settings_of
@@ -146,7 +147,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         return DONE
     if args.out is None and not args.dry_run:
         raise UsageError("no output: pass -o runs/NAME")
-    _train_seeds.check(args)
+    _train_seeds.check(args, recipe)
     from ttvr import distributed, train
 
     if distributed.is_member():
@@ -188,7 +189,7 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
     _train_seeds.require_measures(args, has_validation=data.val is not None)
     if distributed.leads():
         _train_select.warn(args)
-        _train_seeds.forget(args)
+        _warn_of_start(recipe, data)
     found = [
         _trained(args, own, data, options, folder)
         for folder, own in _train_seeds.runs(args, recipe)
@@ -199,15 +200,38 @@ def _work(args: argparse.Namespace, recipe: Recipe) -> int:
     return PARTIAL if args.features and of_features.tell_absent(data) else DONE
 
 
+def _warn_of_start(recipe: Recipe, data: AnyData) -> None:
+    """Say where training starts from the toy, and videos are real."""
+    from ttvr.clip import catalog
+    from ttvr.retriever import SCRATCH
+
+    if not recipe.weights.startswith(f"{SCRATCH}:"):
+        note = catalog.label(catalog.locate(recipe.weights))
+        warn_of_toy(note, (clip.id for clip in data.train.clips))
+
+
 def _trained(
     args: argparse.Namespace, recipe: Recipe, data: AnyData, options: Options, folder: Path
 ) -> dict[str, Any]:
     """Train; what came of it, which the folder keeps; empty in all processes but the first."""
-    from ttvr import distributed, train
+    from ttvr import distributed
 
     outcome = _train(args, recipe, data, options, folder)
-    if not distributed.leads():
-        return {}
+    made = distributed.by_first(lambda: _kept(args, recipe, data, options, folder, outcome))
+    return made or {}
+
+
+def _kept(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    data: AnyData,
+    options: Options,
+    folder: Path,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """Keep what came of a training, and say where its model is; by the first process alone."""
+    from ttvr import train
+
     protocol = of_training(outcome, data, recipe, options, folder / train.BEST)
     facts = {**(outcome.metrics or {}), "protocol": protocol}
     stored = {**facts, "recipe": settings_of(recipe)}
@@ -221,7 +245,7 @@ def _trained(
 def _train(
     args: argparse.Namespace, recipe: Recipe, data: AnyData, options: Options, folder: Path
 ) -> Outcome:
-    from ttvr import train
+    from ttvr import distributed, train
 
     with contextlib.ExitStack() as stack:
         shown: list[Progress] = []
@@ -230,6 +254,8 @@ def _train(
             if shown:
                 shown[0].step()
                 return
+            if distributed.leads():
+                _train_seeds.forget(args)
             progress = Progress("steps", total=steps, mode=args.progress, quiet=args.quiet)
             shown.append(stack.enter_context(progress))
             if step:

@@ -31,7 +31,13 @@ Read = Callable[..., np.ndarray]
 """A bound `Dataset.read`."""
 
 
-def cached(read: Read, folder: Path, *, most: int = MOST_FRAMES) -> Read:
+def cached(
+    read: Read,
+    folder: Path,
+    *,
+    most: int = MOST_FRAMES,
+    on_first: Callable[[int], None] = lambda size: None,
+) -> Read:
     """The same frames, bit for bit, of which those of a clip are decoded once.
 
     Several processes may share the folder: a file appears whole, whoever makes it.
@@ -40,14 +46,19 @@ def cached(read: Read, folder: Path, *, most: int = MOST_FRAMES) -> Read:
         read: of a dataset with files.
         folder: exists; takes n * size * size * 3 bytes per clip.
         most: frames of a clip that are kept; one with more is read as without a cache.
+        on_first: told the side of the frames, once, before any are read.
 
     Returns:
         As `read`, and raises what that raises; OSError where the folder cannot be written.
     """
     # Threads may want one clip at once, for several of its captions: one makes the file.
     making = [threading.Lock() for _ in range(_LOCKS)]
+    telling, left = threading.Lock(), [on_first]
 
     def read_cached(clip: Clip, choose: Choose, *, size: int) -> np.ndarray:
+        with telling:
+            if left:
+                left.pop()(size)
         key = _key(clip, size)
         path = folder / f"{key}.npy"
         found = _load(path, choose)

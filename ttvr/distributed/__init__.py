@@ -1,9 +1,11 @@
 """Several processes that train one model: how they start, meet, share what they made, and end."""
 
 from ttvr.distributed._group import (
+    ByAnother,
     any_of,
     average_gradients,
     averaging,
+    by_first,
     from_first,
     gather,
     is_launched,
@@ -22,9 +24,11 @@ from ttvr.distributed._group import (
 from ttvr.distributed._launch import launch
 
 __all__ = [
+    "ByAnother",
     "any_of",
     "average_gradients",
     "averaging",
+    "by_first",
     "from_first",
     "gather",
     "is_launched",

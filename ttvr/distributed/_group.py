@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ttvr.errors import UsageError
+
+Made = TypeVar("Made")
 
 _JOINS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _AT_ONCE = 1 << 23  # numbers of gradients in one message: 32 MiB, which are copied for it
@@ -231,6 +233,34 @@ def from_first(value: Any) -> Any:
     carried = [value if leads() else None]
     dist.broadcast_object_list(carried, device=torch.device("cpu"))
     return value if leads() else carried[0]
+
+
+class ByAnother(Exception):
+    """The first process has failed, and says why: this one has only to end."""
+
+
+def by_first(work: Callable[[], Made]) -> Made | None:
+    """What the first process makes, alone; where it fails, all end, instead of waiting for it.
+
+    Args:
+        work: done there alone.
+
+    Returns:
+        What it gives; None in the others.
+
+    Raises:
+        ByAnother: in the others, where the first one fails.
+        BaseException: there, what `work` raises.
+    """
+    made = failed = None
+    if leads():
+        try:
+            made = work()
+        except BaseException as error:  # an interruption too: the others have to know
+            failed = error
+    if any_of(failed is not None):
+        raise failed or ByAnother
+    return made
 
 
 def any_of(flag: bool) -> bool:

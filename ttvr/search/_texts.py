@@ -31,20 +31,24 @@ def unknown_words(retriever: Retriever, texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(word for word, ids in pairs if not unseen.isdisjoint(ids)))
 
 
-def report_unknown(retriever: Retriever, texts: Iterable[str], *, what: str) -> None:
+def report_unknown(
+    retriever: Retriever, texts: Iterable[str], *, what: str, whose: str = "the model"
+) -> None:
     """Log the words of the texts that the model was never trained on, in one line if there are any.
 
     Args:
         retriever: the model.
         texts: sentences.
         what: what the texts are, for the message.
+        whose: what it calls the model.
     """
     found = unknown_words(retriever, texts)
     if not found:
         return
     log.warning(
-        "words of the %s that the model never saw and that mean nothing to it: %s",
+        "words of the %s that %s never saw and that mean nothing to it: %s",
         what,
+        whose,
         first_of([_visible(word) for word in found], _WORDS_SHOWN),
     )
 

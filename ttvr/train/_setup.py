@@ -17,7 +17,8 @@ from ttvr.losses import WordLoss
 from ttvr.optim import BertAdam, is_frozen, parameter_groups
 from ttvr.recipes import Recipe
 from ttvr.records import Split
-from ttvr.retriever import Retriever, build
+from ttvr.retriever import SCRATCH, Retriever, build
+from ttvr.search import report_unknown
 from ttvr.train._batches import FeatureLoader
 from ttvr.train._stored import StoredData
 from ttvr.train._validate import validate
@@ -68,6 +69,9 @@ class Data(NamedTuple):
             UsageError: too few captions for a batch.
         """
         captions, length = self.train.captions, model.text_length
+        if not model.source.startswith(f"{SCRATCH}:"):  # which has seen nothing
+            whose = "the model it starts from"
+            report_unknown(model, captions, what="training captions", whose=whose)
         tokenizer.count_long(captions, most=length, on_long="truncate", what="training captions")
         return Loader(
             self.train,
@@ -144,7 +148,7 @@ class Parts(NamedTuple):
 
 
 def check_rows(recipe: Recipe, *, processes: int) -> None:
-    """Refuse more processes than a batch has rows for.
+    """Refuse more processes, or parts of a process's rows, than a batch has rows for.
 
     Raises:
         UsageError: some of them would have nothing to do.
@@ -154,14 +158,40 @@ def check_rows(recipe: Recipe, *, processes: int) -> None:
             f"a batch of {recipe.batch_size} has nothing for some of {processes} processes: pass a "
             "larger --batch-size, or start fewer"
         )
+    rows = -(-recipe.batch_size // processes)  # of the process that has the most
+    if recipe.accumulate > rows:
+        of = f" in each of {processes} processes" if processes > 1 else ""
+        raise UsageError(
+            f"accumulate is {recipe.accumulate}, more parts than a batch of {recipe.batch_size} "
+            f"has rows{of}: pass --accumulate {rows} or less, or a larger --batch-size"
+        )
+
+
+def check_freeze(model: Retriever, freeze: int | None) -> None:
+    """Refuse to freeze blocks that there are not.
+
+    Raises:
+        UsageError: the towers have fewer; says how many.
+    """
+    towers = {"visual": model.clip.visual, "text": model.clip}
+    blocks = {
+        name: len(tower.transformer.resblocks)
+        for name, tower in towers.items()
+        if hasattr(tower, "transformer")  # weights may have one tower alone
+    }
+    if freeze is not None and freeze > max(blocks.values()):
+        have = " and ".join(f"{count} in the {name} tower" for name, count in blocks.items())
+        raise UsageError(
+            f"freeze is {freeze}, more blocks than {model.source} has: {have}; pass fewer"
+        )
 
 
 def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.device) -> Parts:
     """Build everything from the recipe's seed.
 
     Raises:
-        UsageError: of the data's `check` and `loader`, nothing would be learned, or a batch has
-            fewer rows than there are processes.
+        UsageError: of the data's `check` and `loader`, nothing would be learned, a batch has
+            fewer rows than there are processes or parts, or more blocks are frozen than there are.
         TtvrError: of `retriever.build`, or of the data's `loader`.
     """
     data.check(recipe)
@@ -170,6 +200,7 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
     check_rows(recipe, processes=distributed.world())
     torch.manual_seed(recipe.seed)
     model = build(recipe, activation=options.activation, device=device)
+    check_freeze(model, recipe.freeze)
     loader = data.loader(model, recipe, jobs=options.jobs)
     if recipe.word_loss:
         labels = _tokens(data.train.captions, model.text_length)

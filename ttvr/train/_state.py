@@ -234,7 +234,7 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
     settings = {**settings_of(Recipe()), **stored["made_from"]["recipe"]}
     old = {"select": Options().select, "processes": 1, "chosen_on": made_from["chosen_on"]}
     before = {**old, **stored["made_from"], "recipe": settings}
-    if differing := _differences(before, made_from):
+    if differing := [*_other_choice(before, made_from), *_differences(before, made_from)]:
         raise IncompatibleError(
             f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "
             "use the same settings and data, another -o, or --overwrite to start anew"
@@ -245,6 +245,22 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
             "--overwrite to start anew"
         )
     return stored
+
+
+def _other_choice(before: dict[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """That another split chooses the best model, in words; taken out of `before`, which follows it.
+
+    The hash of a split that is validated on comes and goes with the choice, and says nothing else.
+    """
+    old, new = before["chosen_on"], wanted["chosen_on"]
+    if old == new or None in (old, new):
+        return []
+    before["chosen_on"] = new
+    if not any(isinstance(part, Mapping) for part in before["data"].values()):
+        own, other = before["data"], wanted["data"]
+        before["data"] = {k: v for k, v in own.items() if k in other}
+        before["data"] |= {k: v for k, v in other.items() if k not in own}
+    return [f"best.pt was chosen on the split {old}, now on {new} (--select, --val-split)"]
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
