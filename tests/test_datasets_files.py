@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -163,6 +164,42 @@ def test_two_files_of_one_name_are_not_chosen_from(tmp_path):
         datasets.load("msrvtt").load(tmp_path, "test")
     toy_datasets.write("msrvtt", tmp_path)  # higher, so it is this
     assert len(datasets.load("msrvtt").load(tmp_path, "test").clips) == 3
+
+
+def _split_in_two(root, data):
+    """The layout of the release: a file for train and validation, and one for the test split."""
+    for name, parts in (("train_val", ("train", "validate")), ("test", ("test",))):
+        videos = [video for video in data["videos"] if video["split"] in parts]
+        ids = {video["video_id"] for video in videos}
+        sentences = [one for one in data["sentences"] if one["video_id"] in ids]
+        content = {"info": {"year": "2016"}, "videos": videos, "sentences": sentences}
+        toy_datasets.put(root / f"{name}_videodatainfo.json", content)
+
+
+def test_msrvtt_as_it_was_released(tmp_path):
+    """In two files, or in that of 2017, it is what it is in one."""
+    one, two, year = (tmp_path / name for name in ("one", "two", "2017"))
+    for root in (one, two, year):
+        toy_datasets.write("msrvtt", root)
+    data = json.loads((one / "MSRVTT_data.json").read_text())
+    for video, part in zip(data["videos"], ("train", "validate", "test"), strict=True):
+        video["split"] = part
+    toy_datasets.put(one / "MSRVTT_data.json", data)
+    (two / "MSRVTT_data.json").unlink()
+    _split_in_two(two, data)
+    (year / "MSRVTT_data.json").rename(year / "videodatainfo_2017.json")
+    toy_datasets.put(year / "videodatainfo_2017.json", data)
+    for name in ("msrvtt:9k", "msrvtt:full"):
+        dataset = datasets.load(name)
+        for split in dataset.splits:
+            facts = [dataset.load(root, split)[1:4] for root in (one, two, year)]
+            said = [[[clip.id for clip in clips], *more] for clips, *more in facts]
+            assert said[0] == said[1] == said[2]
+    (two / "train_val_videodatainfo.json").unlink()
+    assert len(datasets.load("msrvtt:full").load(two, "test").clips) == 1
+    for name in ("msrvtt:9k", "msrvtt:full"):
+        with pytest.raises(TtvrError, match=r"no .*train_val_videodatainfo\*\.json"):
+            datasets.load(name).load(two, "train")
 
 
 WRONG = {

@@ -16,5 +16,5 @@ def test_long_lists_are_cut():
 
 
 def test_the_nearest_name_is_offered():
-    assert meant("tset", ("train", "val", "test")) == " (did you mean test?)"
+    assert meant("tset", ("train", "val", "test")) == "; did you mean test?"
     assert meant("nothing", ("train", "val", "test")) == ""

@@ -22,9 +22,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def meant(name: str, names: Iterable[str]) -> str:
-    """What follows the list of names that there are: ` (did you mean test?)`, or nothing."""
+    """What follows the list of names that there are: `; did you mean test?`, or nothing."""
     near = get_close_matches(name, list(names), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def first_of(parts: Sequence[str], most: int = SHOWN) -> str:
