@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ttvr.commands import _options
+from ttvr.commands import _left_out, _options
 from ttvr.commands._pool import as_done
 from ttvr.commands._progress import Progress
 from ttvr.commands._run import DONE, INCOMPATIBLE, PARTIAL
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ttvr.video import Status
 
 _COLUMNS = ("split", "annotations", "counts", "videos", "captions", "present", "missing", "broken")
-_SHOWN = 20
 _SIZE = 32  # of the frame that is decoded, pixels
 
 
@@ -148,12 +147,7 @@ def _tell(one: _Checked) -> None:
         print(f"{one.split}: {one.error}", file=sys.stderr)
         return
     for what, faults in (("missing", one.covered.missing), ("broken", one.broken)):
-        for number, (id, reason) in enumerate(faults.items()):
-            if number == _SHOWN:
-                more = len(faults) - _SHOWN
-                print(f"{one.split}: {more} more {what}; --json lists all", file=sys.stderr)
-                break
-            print(f"{one.split}: {id}: {what}: {reason}", file=sys.stderr)
+        _left_out.tell(faults, what, of=f"{one.split}: ")
 
 
 def _row(one: _Checked) -> dict[str, Any]:

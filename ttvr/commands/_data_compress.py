@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ttvr.commands import _options
+from ttvr.commands import _left_out, _options
 from ttvr.commands._data_check import partial
 from ttvr.commands._pool import as_done
 from ttvr.commands._progress import Progress
@@ -243,8 +243,7 @@ def _report(
     for path, result in faults.items():
         print(f"{path}: {result.state}: {result.fault}", file=sys.stderr)
     missing = {clip: reason for inputs in found for clip, reason in inputs.absent.items()}
-    for clip, reason in missing.items():
-        print(f"{clip}: missing: {reason}", file=sys.stderr)
+    _left_out.tell(missing, "missing")
     unnamed = [pair for inputs in found for pair in inputs.unnamed]
     for path, reason in unnamed:
         print(f"{str(path)!r}: failed: {reason}; rename it", file=sys.stderr)

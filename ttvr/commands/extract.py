@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ttvr.commands import _options
+from ttvr.commands import _left_out, _options
 from ttvr.commands._extract_model import load_model, provenance
 from ttvr.commands._extract_options import SOURCE, SPLIT, check, extract_parser
 from ttvr.commands._extract_texts import run_texts
@@ -231,7 +231,8 @@ def _list(args: argparse.Namespace, inputs: Inputs) -> int:
     _list_left_out(inputs)
     if args.json:
         unnamed = [str(path) for path, _ in inputs.unnamed]
-        facts = {"out": args.out, "items": rows, "unnamed": unnamed}
+        missing = list(inputs.absent)
+        facts = {"out": args.out, "items": rows, "unnamed": unnamed, "missing": missing}
         print(json.dumps(facts, ensure_ascii=False))
     else:
         for row in rows:
@@ -249,8 +250,7 @@ def _row(action: str, source: Source) -> dict[str, str]:
 
 
 def _list_left_out(inputs: Inputs) -> None:
-    for clip, reason in inputs.absent.items():
-        print(f"{clip}: missing: {reason}", file=sys.stderr)
+    _left_out.tell(inputs.absent, "missing")
     for path, reason in inputs.unnamed:
         # Quoted: a name may hold a line break, or bytes that no terminal shows.
         failure = f"failed: its name cannot be an id ({reason}); rename it"
