@@ -206,7 +206,7 @@ def test_what_is_of_no_use_is_listed_and_has_no_row(home, call, tmp_path, foreig
     for reason in (
         *("NaN or infinity", "empty: no frames", "a frame of zeros", "float64 [32], expected"),
         *("int64 [2, 32]", f"a width of {EMBED + 1}", "--dtype float32", "c.json is not JSON"),
-        *("5 frames, at most 4 are taken", "not a .npy file of numbers"),
+        *("5 frames, at most 4 are taken", "not a readable .npy file"),
     ):
         assert reason in err
     assert Features.open(tmp_path / "feats").ids == ["a"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ttvr.errors import IncompatibleError, TtvrError
+from ttvr.errors import IncompatibleError
 from ttvr.extract._options import DTYPES, SHARD_ROWS
 from ttvr.extract._run import OnStep, Summary, problems, tell_done
 from ttvr.records import VideoFeatures
 from ttvr.retriever import Retriever
-from ttvr.store import ORIGIN, Files, Settings, Taken, Writer, read_per_video
+from ttvr.store import Files, Settings, Taken, Writer, read_per_video
+from ttvr.wording import counted
 
 _ARRAYS = ("video", "frames", "mask", "times")
+
+log = logging.getLogger(__name__)
 
 
 def run_import(
@@ -47,7 +51,7 @@ def run_import(
 
     Raises:
         IncompatibleError: no array is of the model's width.
-        TtvrError: of the store; or the export is damaged.
+        TtvrError: of the store.
     """
     if retriever is None:
         settings, taken, pad = _of_export(files, provenance)
@@ -75,23 +79,17 @@ def run_import(
 
 def _of_export(files: Files, provenance: Mapping[str, Any]) -> tuple[Settings, Taken, np.ndarray]:
     """What an export says of itself."""
-    meta = files.origin["meta"]
-    try:
-        pad = np.array(files.origin["pad"], dtype=np.float32)
-        taken = Taken(meta["frames"], len(pad), meta["dtype"], None)
-        settings = Settings(
-            arrays=_ARRAYS,
-            dtype=meta["dtype"],
-            shard_rows=meta["shard_rows"],
-            model=meta["model"],
-            preprocess=meta["preprocess"],
-            provenance={**meta["provenance"], **provenance},
-            data=meta.get("data"),
-        )
-        settings.shared()
-    except (TypeError, ValueError, AttributeError) as error:
-        raise TtvrError(f"{files.folder / ORIGIN} is damaged ({error}); export again") from error
-    return settings, taken, pad
+    meta, pad = files.origin["meta"], np.array(files.origin["pad"], dtype=np.float32)
+    settings = Settings(
+        arrays=_ARRAYS,
+        dtype=meta["dtype"],
+        shard_rows=meta["shard_rows"],
+        model=meta["model"],
+        preprocess=meta["preprocess"],
+        provenance={**meta["provenance"], **provenance},
+        data=meta.get("data"),
+    )
+    return settings, Taken(meta["frames"], len(pad), meta["dim"], meta["dtype"], None), pad
 
 
 def _of_model(
@@ -111,7 +109,10 @@ def _of_model(
             f"{files.folder / source.path} has a width of {D}, {retriever.source} makes {width}: "
             "pass the checkpoint that made the frames with -w"
         )
-    T = frames or max(1, *(T for T, D in known.values() if width == D), 1)
+    T = frames or max([1, *(T for T, D in known.values() if width == D)])
+    if frames is None:
+        # One long video makes all rows long: the disk may be full before anybody wonders.
+        log.info("rows have %s, those of the longest video (--frames)", counted(T, "frame"))
 
     @torch.inference_mode()
     def vector(found: np.ndarray) -> np.ndarray:
@@ -130,4 +131,5 @@ def _of_model(
         preprocess={"hash": f"sha256:{digest}", **choices},
         provenance=provenance,
     )
-    return settings, Taken(T, width, DTYPES[dtype], vector), retriever.pad_frame().cpu().numpy()
+    taken = Taken(T, width, retriever.head.vector_width, DTYPES[dtype], vector)
+    return settings, taken, retriever.pad_frame().cpu().numpy()

@@ -10,24 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ttvr.errors import IncompatibleError, TtvrError, UsageError
+from ttvr.errors import IncompatibleError, UsageError
 from ttvr.files import write
 from ttvr.store._again import extract_again
 from ttvr.store._claim import differences
 from ttvr.store._features import Features
 from ttvr.store._files import COMPLETE, INCOMPLETE, json_bytes, npy_bytes
+from ttvr.store._origin import ORIGIN, ORIGIN_FORMAT, SHARED, misnamed, paths, read_origin
+from ttvr.wording import counted
 
-ORIGIN = "ttvr-features.json"
-"""Beside the videos: what all of them share."""
-ORIGIN_FORMAT = "ttvr-per-video/1"
-SHARED = ("dim", "frames", "dtype", "shard_rows", "model", "preprocess", "provenance")
-"""What of `meta.json` a folder that is made of the files takes over."""
 _AT_ONCE = 256  # rows in memory
 _PLACE = ("root", "shard", "row", "file", "path", "video")  # of a journal line
 
@@ -52,24 +49,26 @@ def export_per_video(
     Args:
         features: of videos.
         folder: the output; made where there is none.
-        overwrite: also where it holds an export of features of other settings.
+        overwrite: also where it holds an export of other videos, or of other settings.
         on_step: called for each video with whether it was there already.
 
     Raises:
         UsageError: features of texts; an id that is no name of a file below the folder, or two
             that need one name; or the folder holds something else.
         IncompatibleError: the features have no frames (says how to add them), or the folder holds
-            an export of features of other settings.
+            an export of other videos alone, or of features of other settings.
     """
     _require_frames(features)
-    _require_names(features.ids)
-    before = _before(features, folder, overwrite=overwrite)
-    gone = before - set(features.ids)
+    if reason := misnamed(features.ids):
+        raise UsageError(f"{reason}, nothing was done")
+    gone = _gone(features, folder, overwrite=overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Listed until they are removed: a run after this one, killed, knows them still.
+    begun = _origin(features, INCOMPLETE) | {"ids": [*features.ids, *gone]}
+    _write_new(folder / ORIGIN, json_bytes(begun))
     for id in gone:
         for path in paths(folder, id):
             path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_new(folder / ORIGIN, json_bytes(_origin(features, INCOMPLETE)))
     kept = 0
     for id, npy, text in _files(features):
         array, described = paths(folder, id)
@@ -82,11 +81,6 @@ def export_per_video(
     return Exported(len(features) - kept, kept, len(gone))
 
 
-def paths(folder: Path, id: str) -> tuple[Path, Path]:
-    """The array and the JSON of a video."""
-    return folder / f"{id}.npy", folder / f"{id}.json"
-
-
 def _require_frames(features: Features) -> None:
     if features.kind != "video":
         raise UsageError(f"{features.path} holds texts, no videos to export")
@@ -97,37 +91,17 @@ def _require_frames(features: Features) -> None:
         )
 
 
-def _require_names(ids: Sequence[str]) -> None:
-    """Check that every id names files of its own below the folder.
-
-    Raises:
-        UsageError: one does not.
-    """
-    files = {ORIGIN: None} | {f"{id}{suffix}": id for id in ids for suffix in (".npy", ".json")}
-    for id in ids:
-        parts = id.split("/")
-        if {"", ".", ".."} & set(parts) or "\0" in id:
-            raise UsageError(f"the id {id!r} is no name of a file below a folder, nothing was done")
-        if f"{id}.json" == ORIGIN:
-            raise UsageError(f"the id {id!r} would take the place of {ORIGIN}, nothing was done")
-        for end in range(1, len(parts)):
-            if (above := "/".join(parts[:end])) in files:
-                raise UsageError(
-                    f"the id {id!r} needs a folder where the file {above} goes, nothing was done"
-                )
-
-
-def _before(features: Features, folder: Path, *, overwrite: bool) -> set[str]:
-    """The ids of an earlier export into a folder."""
+def _gone(features: Features, folder: Path, *, overwrite: bool) -> list[str]:
+    """The ids of an earlier export into a folder that are no longer among the videos."""
     if not folder.exists():
-        return set()
+        return []
     if not (folder / ORIGIN).exists():
         if any(folder.iterdir()):
             raise UsageError(
                 f"{folder} is not empty and holds no earlier export, nothing was changed; "
                 "pass another -o"
             )
-        return set()
+        return []
     found = read_origin(folder)
     wanted = {key: features.meta[key] for key in ("model", "preprocess", "dtype")}
     wanted["model"] = {k: v for k, v in wanted["model"].items() if k not in ("source", "note")}
@@ -138,27 +112,14 @@ def _before(features: Features, folder: Path, *, overwrite: bool) -> set[str]:
             f"{folder} holds features of other settings, nothing was changed: {listed}; pass "
             "another -o, or --overwrite"
         )
-    return set(found["ids"])
-
-
-def read_origin(folder: Path) -> dict[str, Any]:
-    """What `ttvr-features.json` of a folder says: format, state, meta, pad, ids.
-
-    Raises:
-        TtvrError: it is not JSON, or of another format.
-    """
-    path = folder / ORIGIN
-    try:
-        found = json.loads(path.read_bytes())
-        is_known = found["format"] == ORIGIN_FORMAT
-        is_whole = {"state", "meta", "pad", "ids"} <= found.keys() and set(SHARED) <= set(
-            found["meta"]
+    now = set(features.ids)
+    gone = [id for id in found["ids"] if id not in now]
+    if gone and len(gone) == len(found["ids"]) and not overwrite:
+        raise IncompatibleError(
+            f"{folder} holds {counted(len(gone), 'other video')}, none of them in {features.path}, "
+            "nothing was changed; pass another -o, or --overwrite"
         )
-    except (ValueError, TypeError, KeyError) as error:
-        raise TtvrError(f"{path} is damaged ({error}); export again") from error
-    if not (is_known and is_whole):
-        raise TtvrError(f"{path}: not {ORIGIN_FORMAT}, which this version of ttvr reads")
-    return found
+    return gone
 
 
 def _origin(features: Features, state: str) -> dict[str, Any]:
@@ -200,7 +161,7 @@ def _numbers(vector: np.ndarray) -> list[float]:
 
 def _write_new(path: Path, content: bytes) -> bool:
     """Write a file whole or not at all, unless that is what it holds; whether it was written."""
-    if path.is_file() and path.read_bytes() == content:
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return False
     write(path, lambda file: file.write(content))
     return True

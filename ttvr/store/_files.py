@@ -117,25 +117,43 @@ def read_lines(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
+def mapped(path: Path) -> np.memmap:
+    """A whole `.npy` file, memory-mapped read-only, never unpickled.
+
+    No more is read, or made room for, than the file holds, whatever its header says.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is no `.npy` file, of objects, or longer or shorter than its header says.
+    """
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise ValueError("not a readable .npy file (no regular file)")
+    try:
+        with np.errstate(over="ignore"):  # of the product of a shape
+            array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy's reading of a header fails in any way that Python can
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"not a readable .npy file ({said})") from error
+    size, expected = path.stat().st_size, array.offset + array.nbytes
+    if size != expected:
+        raise ValueError(f"{size} bytes, its header says {expected}")
+    return array
+
+
 def read_array(path: Path) -> np.ndarray:
-    """A `.npy` file, memory-mapped read-only, never unpickled.
+    """As `mapped`, of a feature folder.
 
     Raises:
         TtvrError: missing, truncated, pickled, or not an array.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        size = path.stat().st_size
+        return mapped(path)
     except FileNotFoundError as error:
         raise damaged(path, "missing") from error
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise damaged(path, f"not a readable .npy file ({error})") from error
-    if not isinstance(array, np.memmap):
-        raise damaged(path, "not a .npy file")
-    expected = array.offset + array.nbytes
-    if size != expected:
-        raise damaged(path, f"{size} bytes, its header says {expected}")
-    return array
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
 
 
 def damaged(path: Path, what: str) -> TtvrError:

@@ -14,13 +14,16 @@ import numpy as np
 
 from ttvr.errors import TtvrError, UsageError
 from ttvr.store._earlier import Outcome
-from ttvr.store._export import ORIGIN, paths, read_origin
-from ttvr.store._files import COMPLETE
+from ttvr.store._files import COMPLETE, mapped
 from ttvr.store._journal import FAILED, Source
+from ttvr.store._origin import ORIGIN, is_line, paths, read_origin
+from ttvr.store._shards import NORM_TOLERANCE
+from ttvr.wording import counted
 
 _TAKEN = ("duration", "frames", "rotation", "expected_s", "decoded_s", "decoder_errors")
 """What of a video's JSON goes into the journal as it is."""
 _FLOATS = ("<f2", "<f4", "<f8")
+_LARGEST = float(np.finfo(np.float32).max)
 
 Vector = Callable[[np.ndarray], np.ndarray]
 """Frames [T, D] float32 -> the vector of `video/`, [E] float32."""
@@ -44,7 +47,7 @@ class Files(NamedTuple):
     def shape(self, source: Source) -> tuple[int, int] | None:
         """T and D of a video, by the header of its array; None where it is none."""
         try:
-            T, D = _opened(self.folder / source.path).shape
+            T, D = mapped(self.folder / source.path).shape
         except (OSError, ValueError):
             return None
         return T, D
@@ -56,6 +59,7 @@ class Taken(NamedTuple):
     Attributes:
         frames: T of the rows; of a longer video none is made.
         width: D.
+        dim: E, of what `video/` holds.
         dtype: of the rows, <f2 or <f4.
         vector: makes what `video/` holds of frames; None: it is in the JSON of the videos, which
             then are those of an export, unchanged.
@@ -63,6 +67,7 @@ class Taken(NamedTuple):
 
     frames: int
     width: int
+    dim: int
     dtype: str
     vector: Vector | None
 
@@ -107,24 +112,21 @@ def read_per_video(files: Files, source: Source, taken: Taken) -> Outcome:
     array = files.folder / source.path
     described = array.with_suffix(".json")
     try:
-        frames = _frames(array, taken)
+        frames, stored = _frames(array, taken)
         facts = _facts(described)
-        if taken.vector is None:
-            vector = _unchanged_vector(facts, array, taken)
-        else:
-            vector = _stored(taken.vector(frames), taken.dtype)
-        times = _times(facts, len(frames))
+        vector, times = _vector(facts, array, frames, taken), _times(facts, len(frames))
         row = {
             "video": vector,
-            "frames": _padded(_stored(frames, taken.dtype), taken.frames, 0),
+            "frames": _padded(stored, taken.frames, 0),
             "mask": np.arange(taken.frames) < len(frames),
             "times": _padded(times, taken.frames, np.nan),
         }
     except _Unusable as error:
         return Outcome({"status": FAILED, "error": error.code, "detail": str(error)}, None)
-    kept = {name: facts[name] for name in _TAKEN if isinstance(facts.get(name), int | float)}
+    kept = {name: facts[name] for name in _TAKEN if _is_number(facts.get(name))}
     status = "partial" if facts.get("status") == "partial" else "ok"
-    video = {"video": facts["path"]} if isinstance(facts.get("path"), str) else {}
+    path = facts.get("path")
+    video = {"video": path} if isinstance(path, str) and is_line(path) else {}
     return Outcome({"status": status, "frames": len(frames), **kept, **video}, row)
 
 
@@ -142,11 +144,10 @@ def _arrays(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
     unnamed = []
     for path in sorted(folder.rglob("*.npy")):
         below = path.relative_to(folder)
-        if any(part.startswith(".") for part in below.parts):
+        if any(part.startswith(".") for part in below.parts) or path.is_dir():
             continue
         name = below.as_posix().removesuffix(".npy")
-        # What cannot be said in UTF-8 is in a name as lone surrogates.
-        if "\n" in name or name != name.encode(errors="replace").decode():
+        if not is_line(name):
             unnamed.append((path, "its name has a line break or is not UTF-8"))
             continue
         id = unicodedata.normalize("NFC", name)
@@ -165,25 +166,14 @@ def _source(folder: Path, id: str, path: Path) -> Source:
     return Source(id, str(folder.resolve()), path.relative_to(folder).as_posix(), size, mtime_ns)
 
 
-def _opened(path: Path) -> np.ndarray:
-    """A `.npy` file, memory-mapped: no more is read, or made room for, than the file holds."""
+def _frames(path: Path, taken: Taken) -> tuple[np.ndarray, np.ndarray]:
+    """[T, D] float32, finite; and as they are stored."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, SyntaxError) as error:
-        raise ValueError(str(error)) from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError("an archive of arrays")
-    return array
-
-
-def _frames(path: Path, taken: Taken) -> np.ndarray:
-    """[T, D] float32, finite."""
-    try:
-        found = _opened(path)
+        found = mapped(path)
     except FileNotFoundError as error:
         raise _Unusable("the file is missing") from error
     except (OSError, ValueError) as error:
-        raise _Unusable(f"not a .npy file of numbers ({error})") from error
+        raise _Unusable(str(error)) from error
     if found.dtype.newbyteorder("<").str not in _FLOATS or found.ndim != 2:
         said = f"{found.dtype} {list(found.shape)}"
         raise _Unusable(f"{said}, expected float16, float32 or float64 of [frames, width]")
@@ -194,12 +184,14 @@ def _frames(path: Path, taken: Taken) -> np.ndarray:
         raise _Unusable("no frames", "empty")
     if taken.frames < T:
         raise _Unusable(f"{T} frames, at most {taken.frames} are taken (--frames)")
-    frames = np.array(found, dtype="<f4")
-    if not np.isfinite(frames).all():
+    if not np.isfinite(found).all():
         raise _Unusable("it holds NaN or infinity")
-    if not frames.any(axis=1).all():
+    frames, stored = _rounded(found, "<f4"), _rounded(found, taken.dtype)
+    if not np.isfinite(stored).all():
+        raise _Unusable(f"numbers too large for {stored.dtype}; --dtype float32 takes more")
+    if not stored.any(axis=1).all():
         raise _Unusable("a frame of zeros alone, which has no direction")
-    return frames
+    return frames, stored
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -208,20 +200,32 @@ def _facts(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _Unusable(f"{path.name} is not JSON ({error})") from error
     if not isinstance(found, dict):
         raise _Unusable(f"{path.name} is no JSON object")
     return found
 
 
-def _unchanged_vector(facts: dict[str, Any], array: Path, taken: Taken) -> np.ndarray:
+def _vector(facts: dict[str, Any], array: Path, frames: np.ndarray, taken: Taken) -> np.ndarray:
+    """What `video/` holds of a video, [E]: made of its frames, or what its JSON says."""
+    made = _unchanged_vector(facts, array) if taken.vector is None else taken.vector(frames)
+    stored = _rounded(made, taken.dtype)
+    # So put that NaN, of frames whose mean has no direction, is none either.
+    is_unit = abs(np.linalg.norm(stored.astype("<f4")) - 1) <= NORM_TOLERANCE
+    if stored.shape != (taken.dim,) or not is_unit:
+        of = "its .json holds" if taken.vector is None else "its frames have"
+        raise _Unusable(f"{of} no unit vector of {taken.dim} numbers")
+    return stored
+
+
+def _unchanged_vector(facts: dict[str, Any], array: Path) -> np.ndarray:
     """The vector [E] that the JSON of an exported video holds, which is that of its array."""
     if "npy_sha256" not in facts or "vector" not in facts:
         raise _Unusable("its .json is missing, or not of an export")
     if hashlib.sha256(array.read_bytes()).hexdigest() != facts["npy_sha256"]:
         raise _Unusable(f"changed since it was exported; to take it as it is, remove {ORIGIN}")
-    return _stored(_numbers(facts["vector"], "vector"), taken.dtype)
+    return _numbers(facts["vector"], "vector")
 
 
 def _times(facts: dict[str, Any], T: int) -> np.ndarray:
@@ -230,23 +234,27 @@ def _times(facts: dict[str, Any], T: int) -> np.ndarray:
     if times is None:
         return np.full(T, np.nan, "<f4")
     if not isinstance(times, list) or len(times) != T:
-        raise _Unusable(f"its .json does not give {T} times")
-    return _numbers([math.nan if time is None else time for time in times], "times").astype("<f4")
+        raise _Unusable(f"its .json does not give {counted(T, 'time')}")
+    seconds = [math.nan if time is None else time for time in times]
+    return _rounded(_numbers(seconds, "times"), "<f4")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of a JSON is a number that JSON has, and a float can be."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) < _LARGEST
 
 
 def _numbers(values: Sequence[float], what: str) -> np.ndarray:
-    try:
-        return np.array(values, dtype=np.float64).reshape(len(values))
-    except (TypeError, ValueError) as error:
-        raise _Unusable(f"{what} of its .json are no numbers") from error
+    if not isinstance(values, list) or not all(_is_number(one) or one != one for one in values):
+        raise _Unusable(f"{what} of its .json are no numbers")
+    return np.array(values, dtype=np.float64)
 
 
-def _stored(values: np.ndarray, dtype: str) -> np.ndarray:
+def _rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """A copy; what is too large becomes infinite."""
     with np.errstate(over="ignore"):
-        stored = values.astype(dtype)
-    if not np.isfinite(stored).all():
-        raise _Unusable(f"numbers too large for {np.dtype(dtype)}; --dtype float32 takes them")
-    return stored
+        return np.array(values, dtype=dtype)
 
 
 def _padded(values: np.ndarray, length: int, fill: float) -> np.ndarray:
