@@ -12,8 +12,10 @@ from feature_folder import write_home
 from store_files import quick  # noqa: F401
 from tiny import EMBED
 
+from ttvr import retriever
 from ttvr.commands import data as command
 from ttvr.errors import IncompatibleError
+from ttvr.extract import run_import
 from ttvr.store import Features, Files, Source, Taken, export_per_video, find_per_video
 from ttvr.store import read_per_video as read
 
@@ -185,3 +187,21 @@ def test_a_killed_export_does_not_forget_what_it_has_to_remove(home, files, monk
     assert json.loads((files / ORIGIN).read_text())["state"] == "incomplete"
     assert export_per_video(features, files).removed == 1
     assert not (files / "gone.npy").exists()
+
+
+def test_an_import_without_times_goes_on(home, tmp_path):
+    folder, chance = tmp_path / "foreign", np.random.default_rng(0)
+    folder.mkdir()
+    for name in "abc":
+        np.save(folder / f"{name}.npy", chance.standard_normal((2, EMBED)))
+    common = {"retriever": retriever.load(home / "clip.pt"), "provenance": {}}
+
+    def stop(status, kept):
+        stop.left -= 1
+        if not stop.left:
+            raise KeyboardInterrupt
+
+    stop.left = 2
+    with pytest.raises(KeyboardInterrupt):
+        run_import(find_per_video(folder), tmp_path / "feats", on_step=stop, **common)
+    assert run_import(find_per_video(folder), tmp_path / "feats", **common).kept == 2

@@ -163,8 +163,6 @@ def is_whole(row: Mapping[str, np.ndarray]) -> bool:
     real = row["mask"]
     if abs(float(np.linalg.norm(vector)) - 1) > NORM_TOLERANCE or not real.any():
         return False
-    if "times" in row and not np.isfinite(row["times"][real]).all():
-        return False
     return all(row[name][real].any() for name in _TOKENS if name in row)
 
 
