@@ -13,6 +13,7 @@ from tiny import EMBED
 from ttvr.commands import data as command
 from ttvr.commands import eval as evaluation
 from ttvr.commands import rank
+from ttvr.errors import UsageError
 from ttvr.store import Features, export_per_video
 
 
@@ -128,10 +129,10 @@ def test_an_interrupted_export_is_not_taken_for_a_whole_one(home, call, tmp_path
         (["ttvr-features"], "would take the place of ttvr-features.json"),
     ],
 )
-def test_ids_that_escape_or_collide_are_refused(home, tmp_path, monkeypatch, ids, message):
+def test_ids_that_escape_or_collide_are_refused(home, tmp_path, ids, message):
     features = Features.open(home / "feats")
     features.ids = ids
-    with pytest.raises(Exception, match=message.replace(".", r"\.")):
+    with pytest.raises(UsageError, match=message.replace(".", r"\.")):
         export_per_video(features, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

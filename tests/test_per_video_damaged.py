@@ -14,7 +14,7 @@ from tiny import EMBED
 
 from ttvr import retriever
 from ttvr.commands import data as command
-from ttvr.errors import IncompatibleError
+from ttvr.errors import IncompatibleError, UsageError
 from ttvr.extract import run_import
 from ttvr.store import Features, Files, Source, Taken, export_per_video, find_per_video
 from ttvr.store import read_per_video as read
@@ -87,6 +87,27 @@ def test_arrays_that_numpy_fails_on(tmp_path, content):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.npy")
     found = find_per_video(tmp_path)
+    assert found.shape(found.sources[0]) is None
+
+
+def test_a_folder_that_no_journal_can_name_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    np.save(folder / "a.npy", np.ones((1, 1)))
+    with pytest.raises(UsageError, match=r"udcff': a folder that is not UTF-8"):
+        find_per_video(folder)
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    folder, other = tmp_path / "files", tmp_path / "other"
+    for path in (folder / "odd.npy", other, folder / ".hidden"):
+        path.mkdir(parents=True)
+        np.save(path / "a.npy", np.ones((1, 1)))
+    (folder / "linked").symlink_to(other)
+    (other / "back").symlink_to(folder)
+    (folder / "gone.npy").symlink_to(tmp_path / "nowhere")
+    found = find_per_video(folder)
+    assert [source.id for source in found.sources] == ["gone", "linked/a", "odd.npy/a"]
     assert found.shape(found.sources[0]) is None
 
 

@@ -104,8 +104,8 @@ class Features:
         meta = read_meta(path)
         if meta.get("state") != COMPLETE:
             raise TtvrError(
-                f"{path} is unfinished; run the same ttvr-extract command again, "
-                "it goes on where it stopped"
+                f"{path} is unfinished; run the same ttvr-extract or ttvr-data import command "
+                "again, it goes on where it stopped"
             )
         try:
             made = cls(path, meta)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class Taken(NamedTuple):
 
 
 def find_per_video(folder: Path) -> Files:
-    """What there is to take from a folder; hidden files are passed over.
+    """What there is to take from a folder; hidden files are passed over, links followed.
 
     Of an export of ours the videos are those it lists, in its order, and arrays beyond them are
     left out with a reason: nobody knows what made them. Else all arrays, by name.
@@ -84,6 +84,9 @@ def find_per_video(folder: Path) -> Files:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
+    root = str(folder.resolve())
+    if not is_line(root):
+        raise UsageError(f"{root!r}: a folder that is not UTF-8 cannot be recorded; rename it")
     origin = read_origin(folder) if (folder / ORIGIN).exists() else None
     if origin is not None and origin["state"] != COMPLETE:
         raise TtvrError(
@@ -97,7 +100,8 @@ def find_per_video(folder: Path) -> Files:
         found = {id: paths(folder, id)[0] for id in listed}
     if not found:
         raise UsageError(f"{folder}: no .npy files of videos")
-    return Files(folder, [_source(folder, id, path) for id, path in found.items()], origin, unnamed)
+    sources = [_source(root, id, path, path.relative_to(folder)) for id, path in found.items()]
+    return Files(folder, sources, origin, unnamed)
 
 
 def read_per_video(files: Files, source: Source, taken: Taken) -> Outcome:
@@ -142,11 +146,8 @@ def _arrays(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
     """The arrays below a folder by id, in the order of ids; and those that have none."""
     found: dict[str, Path] = {}
     unnamed = []
-    for path in sorted(folder.rglob("*.npy")):
-        below = path.relative_to(folder)
-        if any(part.startswith(".") for part in below.parts) or path.is_dir():
-            continue
-        name = below.as_posix().removesuffix(".npy")
+    for path in _search(folder):
+        name = path.relative_to(folder).as_posix().removesuffix(".npy")
         if not is_line(name):
             unnamed.append((path, "its name has a line break or is not UTF-8"))
             continue
@@ -156,14 +157,27 @@ def _arrays(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
     return dict(sorted(found.items())), unnamed
 
 
-def _source(folder: Path, id: str, path: Path) -> Source:
+def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Arrays below a folder, by name; linked folders are followed, but not into themselves."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in above:
+        return
+    above = (*above, (status.st_dev, status.st_ino))
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if path.is_dir():
+            yield from _search(path, above)
+        elif path.suffix == ".npy":
+            yield path
+
+
+def _source(root: str, id: str, path: Path, below: Path) -> Source:
     """A video as the journal knows it: size and time of change are of both its files."""
     size = mtime_ns = None
     if path.is_file():
         stats = [one.stat() for one in (path, path.with_suffix(".json")) if one.is_file()]
         size = sum(one.st_size for one in stats)
         mtime_ns = max(one.st_mtime_ns for one in stats)
-    return Source(id, str(folder.resolve()), path.relative_to(folder).as_posix(), size, mtime_ns)
+    return Source(id, root, below.as_posix(), size, mtime_ns)
 
 
 def _frames(path: Path, taken: Taken) -> tuple[np.ndarray, np.ndarray]:
