@@ -91,6 +91,7 @@ def test_that_it_starts_from_the_toy_is_told(caplog):
     for weights, clips, said in (
         ("ttvr-tiny", colors("train"), 1),
         ("scratch:ttvr-tiny", colors("train"), 0),
+        ("gone.pt", colors("train"), 0),
         ("default", datasets.load("synthetic").load(None, "train", limit=2), 0),
     ):
         caplog.clear()

@@ -26,7 +26,7 @@ from ttvr.commands._protocol import of_training
 from ttvr.commands._run import DONE, PARTIAL, execute, parser
 from ttvr.commands._toy import warn_of_toy
 from ttvr.commands._train_data import of_dataset
-from ttvr.errors import UsageError
+from ttvr.errors import TtvrError, UsageError
 from ttvr.recipes import Recipe, named, settings_of
 
 if TYPE_CHECKING:
@@ -205,7 +205,10 @@ def _warn_of_start(recipe: Recipe, data: AnyData) -> None:
     from ttvr.clip import catalog
     from ttvr.retriever import SCRATCH
 
-    if not recipe.weights.startswith(f"{SCRATCH}:"):
+    if recipe.weights.startswith(f"{SCRATCH}:"):
+        return
+    # Whoever loads weights says that they are gone: a training that is over needs them no more.
+    with contextlib.suppress(TtvrError):
         note = catalog.label(catalog.locate(recipe.weights))
         warn_of_toy(note, (clip.id for clip in data.train.clips))
 
