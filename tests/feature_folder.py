@@ -8,7 +8,7 @@ from tiny import EMBED, tiny_state
 
 from ttvr import retriever
 from ttvr.records import VideoFeatures
-from ttvr.store import Outcome, Settings, Source, Writer
+from ttvr.store import Features, Outcome, Settings, Source, Writer, export_per_video
 
 T, P = 3, 16
 PAD = np.linspace(-1, 1, EMBED, dtype="f4")
@@ -75,3 +75,10 @@ def write_home(home):
     model = retriever.load(home / "clip.pt")
     write_features(home / "feats", model)
     return model
+
+
+def write_exported(home):
+    """As `write_home`, and files/ exported of feats/; returns the folder."""
+    write_home(home)
+    export_per_video(Features.open(home / "feats"), home / "files")
+    return home

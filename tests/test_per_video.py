@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from feature_folder import NAMES, T, write_home
+from feature_folder import NAMES, T, write_exported
 from store_files import quick  # noqa: F401
 from tiny import EMBED
 
@@ -20,10 +20,7 @@ from ttvr.store import Features, export_per_video
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """clip.pt, feats/ made with it, and files/ exported of them."""
-    home = tmp_path_factory.mktemp("home")
-    write_home(home)
-    export_per_video(Features.open(home / "feats"), home / "files")
-    return home
+    return write_exported(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from feature_folder import write_home
+from feature_folder import write_exported
 from store_files import quick  # noqa: F401
 from tiny import EMBED
 
@@ -25,10 +25,7 @@ ORIGIN = "ttvr-features.json"
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """clip.pt, feats/ made with it, and files/ exported of them."""
-    home = tmp_path_factory.mktemp("home")
-    write_home(home)
-    export_per_video(Features.open(home / "feats"), home / "files")
-    return home
+    return write_exported(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture
