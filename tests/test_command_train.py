@@ -141,7 +141,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, start, monkeypatch):
     assert call("--dry-run", "-w", start, *SMALL, "-o", tmp_path / "run") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["steps"] == 10
-    assert found["batch"]["frames"] == [4, 2, 3, 16, 16]
+    assert found["batch"]["frames"] == [4, 2, 16, 16, 3]
     assert found["loss"] == found["nce"] > 0
     assert list(tmp_path.iterdir()) == []
 

@@ -151,7 +151,7 @@ def test_validation_scores_as_evaluation_does(name, tmp_path, monkeypatch):
     size, is_pairs = model.clip.image_size, name == "pair_head"
     with torch.inference_mode():
         (batch,) = stacked(wanted, read, at_once=99, frames=T, size=size)
-        video = model.encode_video(*batch)
+        video = model.encode_pixels(*batch)
         text = search.encode_texts(
             model, split.captions, words=is_pairs, length=WORDS if is_pairs else 77
         )

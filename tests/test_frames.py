@@ -146,3 +146,16 @@ def test_normalize_keeps_leading_dimensions():
     assert result.shape == (2, 3, 3, 4, 5)
     expected = (pixels[1, 2, 3, 4, 1].item() / 255 - frames.MEAN[1]) / frames.STD[1]
     assert result[1, 2, 1, 3, 4].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_normalize_rounds_as_the_formula_does():
+    """Folders of features are compared by the bytes that come of it."""
+    pixels = torch.arange(256, dtype=torch.uint8).view(2, 2, 64, 1).expand(2, 2, 64, 3)
+    mean, std = torch.tensor(frames.MEAN), torch.tensor(frames.STD)
+    expected = ((pixels / 255 - mean) / std).movedim(-1, -3)
+    result = frames.normalize(pixels)
+    assert torch.equal(result, expected)
+    assert result.is_contiguous()
+    mask = torch.tensor([True, False])
+    assert torch.equal(frames.normalize(pixels, mask)[0], expected[0])
+    assert not frames.normalize(pixels, mask)[1].any()

@@ -18,6 +18,7 @@ from ttvr import plugins, retriever
 from ttvr.clip import model as clip_model
 from ttvr.clip import weights
 from ttvr.errors import IncompatibleError, TtvrError, UsageError
+from ttvr.frames import normalize
 from ttvr.records import Batch
 from ttvr.systems import SYSTEMS
 
@@ -32,7 +33,7 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, VOCABULARY - 1, (3, WORDS), generator=generator)
     ids[:, -1] = VOCABULARY - 1
-    frames = torch.randn(2, FRAMES, 3, 32, 32, generator=generator)
+    frames = torch.randint(256, (2, FRAMES, 32, 32, 3), generator=generator, dtype=torch.uint8)
     mask = torch.ones(2, FRAMES, dtype=torch.bool)
     return Batch(ids, frames, mask, torch.arange(2))
 
@@ -65,7 +66,8 @@ def test_a_checkpoint_scores_as_its_parts(case, tmp_path, batch):
     with torch.inference_mode():
         reducers = model.plan.reducers
         text = clip.encode_text(batch.ids)
-        video = clip.encode_video(batch.frames, batch.mask, reducers, patches=plugin.needs_patches)
+        frames = normalize(batch.frames)
+        video = clip.encode_video(frames, batch.mask, reducers, patches=plugin.needs_patches)
         torch.manual_seed(0)
         expected = head.eval()(text, video, torch.tensor(10.0))
         torch.manual_seed(0)

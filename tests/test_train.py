@@ -483,7 +483,7 @@ def test_starting_from_scratch_leaves_unknown_words_zero(tmp_path):
 def test_a_rehearsal_tells_the_sizes(tmp_path, start):
     found = rehearse(recipe(start), data(), device="cpu")
     assert found["steps"] == STEPS
-    assert found["batch"]["frames"] == [4, 2, 3, 16, 16]
+    assert found["batch"]["frames"] == [4, 2, 16, 16, 3]
     total = sum(found["parameters"].values())
     model = build(recipe(start))
     labels = {t for text in data().train.captions for t in tokenizer.encode(text)}

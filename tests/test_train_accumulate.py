@@ -64,7 +64,7 @@ def begun(settings):
     parts = set_up(settings, data(), Options(), "cpu")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, enabled=settings.precision == "fp16")
     parts, batch = parts._replace(scaler=scaler), next(parts.loader.batches(0))
-    batch.frames.add_(torch.randn(batch.frames.shape, generator=torch.Generator().manual_seed(0)))
+    batch.frames.random_(256, generator=torch.Generator().manual_seed(0))
     if settings.train_frames > 1:
         batch.mask[1, -1] = False
         batch.frames[1, -1] = 0
@@ -88,8 +88,7 @@ def double(monkeypatch):
 def found(settings):
     """Losses and gradients by name of the first batch, and where the generator stands then."""
     parts, batch = begun(settings)
-    dtype = parts.model.clip.visual.proj.dtype
-    losses = add_gradients(parts, batch._replace(frames=batch.frames.to(dtype)), settings)
+    losses = add_gradients(parts, batch, settings)
     losses = {name: loss.detach() for name, loss in losses.items()}
     scale = parts.scaler.get_scale()
     gradients = {

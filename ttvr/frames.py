@@ -111,18 +111,22 @@ def preprocess(frames: np.ndarray | Tensor, size: int) -> Tensor:
     return normalize(np.stack(resized))
 
 
-def normalize(frames: np.ndarray | Tensor) -> Tensor:
+def normalize(frames: np.ndarray | Tensor, mask: Tensor | None = None) -> Tensor:
     """Pixels as CLIP takes them, on the device where they are.
 
     Args:
         frames: [..., H, W, 3] uint8 RGB.
+        mask: [...] bool on the same device, True = real; None: all are.
 
     Returns:
-        [..., 3, H, W] float32, (pixel / 255 - mean) / std.
+        [..., 3, H, W] float32, (pixel / 255 - mean) / std; zero where a frame is not real.
     """
-    pixels = torch.as_tensor(frames)
-    mean, std = (torch.tensor(values, device=pixels.device) for values in (MEAN, STD))
-    return ((pixels / 255 - mean) / std).movedim(-1, -3).contiguous()
+    pixels = torch.as_tensor(frames).movedim(-1, -3)
+    mean, std = (torch.tensor(of, device=pixels.device).view(3, 1, 1) for of in (MEAN, STD))
+    # One pass that copies, and the others in place: a quarter of the time that copies take.
+    made = pixels.float(memory_format=torch.contiguous_format)
+    made.div_(255).sub_(mean).div_(std)
+    return made if mask is None else made.masked_fill_(~mask[..., None, None, None], 0)
 
 
 def resize_on_device(frames: Tensor, size: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -61,6 +61,7 @@ class Loader:
         jobs: clips read at once, in threads, a batch ahead of the caller.
         rank: number of this process.
         world: how many processes there are.
+        is_pinned: as of `stacked`.
 
     Raises:
         UsageError: the split has too few captions for one batch.
@@ -81,6 +82,7 @@ class Loader:
         jobs: int = 1,
         rank: int = 0,
         world: int = 1,
+        is_pinned: bool = False,
     ) -> None:
         if len(split.captions) < batch_size:
             have = counted(len(split.captions), "caption")
@@ -92,7 +94,7 @@ class Loader:
         self._read, self._frames, self._size = read, frames, size
         self._words, self._is_padded = words, is_padded
         self._sampler = None if sampler == "random" else framing.SAMPLERS[sampler]
-        self._seed, self._jobs = seed, jobs
+        self._seed, self._jobs, self._is_pinned = seed, jobs, is_pinned
         self._own = distributed.part(batch_size, rank=rank, world=world)
 
     def __len__(self) -> int:
@@ -116,6 +118,7 @@ class Loader:
             frames=self._frames,
             size=self._size,
             jobs=self._jobs,
+            is_pinned=self._is_pinned,
         )
         for rows, (frames, mask) in zip(whole.tolist(), pixels, strict=True):
             ids = tokenizer.tokenize([self.split.captions[row] for row in rows], self._words)
@@ -136,9 +139,18 @@ class Loader:
 
 
 def stacked(
-    wanted: Iterable[Wanted], read: Read, *, at_once: int, frames: int, size: int, jobs: int = 1
+    wanted: Iterable[Wanted],
+    read: Read,
+    *,
+    at_once: int,
+    frames: int,
+    size: int,
+    jobs: int = 1,
+    is_pinned: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Frames of clips as CLIP takes them, so many clips at a time, in order.
+    """Frames of clips, so many clips at a time, in order.
+
+    The threads that read put them in their places: the caller has nothing to copy.
 
     Args:
         wanted: clips, and which of their frames.
@@ -147,21 +159,29 @@ def stacked(
         frames: T; a clip that gives fewer is padded.
         size: side of a frame, pixels.
         jobs: clips read at once, in threads, while the caller works on those before.
+        is_pinned: in memory that a GPU copies from while the caller goes on; it takes CUDA.
 
     Yields:
-        [B, T, 3, size, size] float32 normalized, zero where padded, and [B, T] bool, True = real.
+        [B, T, size, size, 3] uint8 RGB, zero where padded, and [B, T] bool, True = real.
 
     Raises:
         TtvrError: a clip cannot be read; names it. Nothing is invented for it.
     """
-    source = iter(wanted)
+    source, shape = iter(wanted), (frames, size, size, 3)
     with ThreadPoolExecutor(jobs, thread_name_prefix="read") as pool:
+
+        def begun() -> tuple[Tensor, list[Future[int]]]:
+            some = list(islice(source, at_once))
+            pixels = torch.empty(len(some), *shape, dtype=torch.uint8, pin_memory=is_pinned)
+            rows = zip(some, pixels.numpy(), strict=True)
+            return pixels, [pool.submit(_read_into, row, item, read, size) for item, row in rows]
+
         try:
-            ahead = [pool.submit(_pixels, item, read, size) for item in islice(source, at_once)]
-            while ahead:
-                ready = ahead
-                ahead = [pool.submit(_pixels, item, read, size) for item in islice(source, at_once)]
-                yield _stack([future.result() for future in ready], frames)
+            ahead = begun()
+            while ahead[1]:
+                (pixels, reading), ahead = ahead, begun()
+                counts = torch.tensor([future.result() for future in reading])
+                yield pixels, torch.arange(frames) < counts[:, None]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -171,22 +191,13 @@ def shortened(ids: Tensor) -> Tensor:
     return ids[:, : int(ids.argmax(dim=1).max()) + 1]  # end-of-text has the highest id
 
 
-def _pixels(wanted: Wanted, read: Read, size: int) -> np.ndarray:
+def _read_into(row: np.ndarray, wanted: Wanted, read: Read, size: int) -> int:
+    """Fill [T, size, size, 3] with the frames of a clip and zeros; how many frames there are."""
     try:
-        return read(wanted.clip, wanted.choose, size=size)
+        found = read(wanted.clip, wanted.choose, size=size)
     except VideoError as error:
         raise TtvrError(
             f"{wanted.clip.id}: cannot be read ({error}); mend or remove {wanted.clip.path}"
         ) from error
-
-
-def _stack(videos: list[np.ndarray], frames: int) -> tuple[Tensor, Tensor]:
-    _, height, width, _ = videos[0].shape
-    pixels = np.zeros((len(videos), frames, height, width, 3), np.uint8)
-    mask = torch.zeros(len(videos), frames, dtype=torch.bool)
-    for number, video in enumerate(videos):
-        pixels[number, : len(video)] = video
-        mask[number, : len(video)] = True
-    batch = framing.normalize(pixels)  # [B, T, 3, H, W]
-    batch[~mask] = 0
-    return batch, mask
+    row[: len(found)], row[len(found) :] = found, 0
+    return len(found)

@@ -67,7 +67,8 @@ class Batch(NamedTuple):
 
     Attributes:
         ids: [B, L] int64 tokens, zero padded.
-        frames: [B, T, 3, H, W] float32, normalized pixels; padded frames are all zero.
+        frames: [B, T, H, W, 3] uint8 RGB as they were read: a quarter of what they are once
+            normalized, which the model does on its device. Padded frames are all zero.
         mask: [B, T] bool, True where a frame is real.
         owner: [B] int64, which clip of the split each row is.
     """

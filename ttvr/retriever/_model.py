@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ttvr import distributed, plugins
+from ttvr import frames as framing
 from ttvr.clip import weights as checkpoints
 from ttvr.clip.model import CLIP
 from ttvr.files import write
@@ -19,6 +20,7 @@ from ttvr.heads._base import Head
 from ttvr.recipes import Recipe, settings_of
 from ttvr.records import Batch, EncodedBatch, TextFeatures, VideoFeatures
 from ttvr.reducers import Plan
+from ttvr.retriever._padding import filled, with_last_repeated
 from ttvr.retriever._reduction import as_module
 
 FINGERPRINT_DIGITS = 16
@@ -112,15 +114,30 @@ class Retriever(nn.Module):
             and what `pad_frame` and `pad_patches` say in those that are masked, as in folders:
             heads without a mask count it in.
         """
-        frames, mask = frames.to(self.device), mask.to(self.device)
         reducers = self.plan.reducers
-        if not reducers or mask.all():
+        is_whole = not reducers or bool(mask.all())  # asked where the mask is: a GPU would wait
+        frames, mask = frames.to(self.device), mask.to(self.device)
+        if is_whole:
             return self.clip.encode_video(frames, mask, reducers, patches=patches)
-        made = _with_last_repeated(frames, mask)
+        made = with_last_repeated(frames, mask)
         video = self.clip.encode_video(made, mask, reducers, patches=patches)
         if video.mask.all():
             return video
-        return _filled(video, padding or self.padding(frames.shape[1], patches=patches))
+        return filled(video, padding or self.padding(frames.shape[1], patches=patches))
+
+    def encode_pixels(
+        self, pixels: Tensor, mask: Tensor, *, patches: bool = False
+    ) -> VideoFeatures:
+        """Encode videos as they were read; what becomes of them happens on the model's device.
+
+        Args:
+            pixels: [B, T, H, W, 3] uint8 RGB, on any device; padded frames may hold anything.
+            mask: as `encode_video`, which gives the rest.
+            patches: likewise.
+        """
+        # Only from pinned memory does a copy not wait; a CPU's own is none.
+        there = [one.to(self.device, non_blocking=True) for one in (pixels, mask)]
+        return self.encode_video(framing.normalize(*there), mask, patches=patches)
 
     def features(self, batch: Batch | EncodedBatch) -> tuple[TextFeatures, VideoFeatures]:
         """Both towers on a batch, in float32 whatever the precision they ran in.
@@ -130,7 +147,7 @@ class Retriever(nn.Module):
         if isinstance(batch, EncodedBatch):
             return _moved(batch.text, self.device), _moved(batch.video, self.device)
         text = self.encode_text(batch.ids)
-        video = self.encode_video(batch.frames, batch.mask, patches=self.head.needs_patches)
+        video = self.encode_pixels(batch.frames, batch.mask, patches=self.head.needs_patches)
         patches = None if video.patches is None else video.patches.float()
         return (
             TextFeatures(text.sentence.float(), text.words.float(), text.mask),
@@ -271,24 +288,6 @@ class Retriever(nn.Module):
 
 def _moved(features: Features, device: torch.device) -> Features:
     return type(features)(*(None if part is None else part.to(device) for part in features))
-
-
-def _with_last_repeated(frames: Tensor, mask: Tensor) -> Tensor:
-    """Frames [B, T, ...], each that is padding [B, T] replaced by the last real one before it."""
-    B, T = mask.shape
-    place = torch.arange(T, device=mask.device)
-    last = place.where(mask, 0).cummax(dim=1).values  # [B, T]
-    return frames[torch.arange(B, device=mask.device)[:, None], last]
-
-
-def _filled(video: VideoFeatures, padding: VideoFeatures) -> VideoFeatures:
-    """The same with the last frame of `padding` in all that is masked."""
-    real = video.mask.unsqueeze(-1)  # [B, T, 1]
-    frames = torch.where(real, video.frames, padding.frames[0, -1])
-    if video.patches is None:
-        return video._replace(frames=frames)
-    patches = torch.where(real.unsqueeze(-1), video.patches, padding.patches[0, -1])
-    return video._replace(frames=frames, patches=patches)
 
 
 def _digest(parts: list[Any]) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from ttvr import frames as framing
 from ttvr.clip import tokenizer
 from ttvr.errors import TtvrError
 from ttvr.heads._base import Head
@@ -49,8 +48,8 @@ def collect(model: Retriever, query: str, pixels: np.ndarray, *, frames: int) ->
         UsageError: the head has no such weights.
         TtvrError: a weight is not finite.
     """
-    padded = torch.zeros(1, frames, 3, *pixels.shape[1:3])
-    padded[0, : len(pixels)] = framing.normalize(pixels)
+    padded = torch.zeros(1, frames, *pixels.shape[1:], dtype=torch.uint8)
+    padded[0, : len(pixels)] = torch.from_numpy(pixels)
     ids = tokenizer.tokenize([query], model.text_length)
     mask = torch.arange(frames).unsqueeze(0) < len(pixels)
     text, video = model.features(Batch(ids, padded, mask, torch.zeros(1, dtype=torch.int64)))

@@ -86,6 +86,7 @@ class Data(NamedTuple):
             jobs=jobs,
             rank=distributed.rank(),
             world=distributed.world(),
+            is_pinned=model.device.type == "cuda",
         )
 
     def learns(self, name: str) -> bool:

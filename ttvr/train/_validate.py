@@ -78,10 +78,13 @@ def _encode(retriever: Retriever, split: Split, read: Read, jobs: int) -> Iterat
     ]
     wanted = (Wanted(split.clips[at], lambda n: sampler(n, T)) for at in shares)
     size, patches = retriever.clip.image_size, retriever.head.needs_patches
-    batches = stacked(wanted, read, at_once=_AT_ONCE, frames=T, size=size, jobs=jobs)
+    pinned = retriever.device.type == "cuda"
+    batches = stacked(
+        wanted, read, at_once=_AT_ONCE, frames=T, size=size, jobs=jobs, is_pinned=pinned
+    )
     for _ in range(0, N, W * _AT_ONCE):
         if (batch := next(batches, None)) is not None:
-            video = retriever.encode_video(*batch, patches=patches)
+            video = retriever.encode_pixels(*batch, patches=patches)
         else:  # the last clips are fewer than the processes
             video = VideoFeatures(*(None if one is None else one[:0] for one in video))
         _require_finite(video.frames[video.mask], split)
