@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,8 +31,16 @@ class Tower(NamedTuple):
     plan: Plan
 
 
-def add_arguments(group: argparse._ArgumentGroup, *, videos: int) -> None:
-    """Options of these benchmarks; `videos` is the default of one of them."""
+def add_arguments(
+    group: argparse._ArgumentGroup, *, videos: int, reduce: str = "repeatable; by default "
+) -> None:
+    """Options of these benchmarks.
+
+    Args:
+        group: gets them.
+        videos: the default of one of them.
+        reduce: what several `--reduce` are, and that the plans of `PLANS` follow.
+    """
     group.add_argument(
         "--sizes",
         nargs="+",
@@ -46,7 +53,7 @@ def add_arguments(group: argparse._ArgumentGroup, *, videos: int) -> None:
         "--reduce",
         action="append",
         metavar="NAME@BLOCK:S,K",
-        help="token reducer, as of ttvr-extract, repeatable; by default "
+        help=f"token reducer, as of ttvr-extract, {reduce}"
         + ", ".join(f"{plan} ({name})" for name, plan in PLANS.items()),
     )
     group.add_argument("--frames", type=int, default=12, help="frames per video")
@@ -59,11 +66,10 @@ def towers(args: argparse.Namespace) -> Iterator[Tower]:
     Raises:
         UsageError: a number below 1, no plan for the weights, or one that does not fit.
     """
-    if min(args.frames, args.videos) < 1:
-        raise UsageError("--frames and --videos are at least 1")
+    check(args)
     if args.weights is None:
         for size in args.sizes:
-            yield _built(size, _random(size), args.reduce or [PLANS[size]], args.frames)
+            yield _built(size, drawn(size), args.reduce or [PLANS[size]], args.frames)
         return
     if not args.reduce:
         raise UsageError("with --weights, say --reduce NAME@BLOCK:S,K too")
@@ -73,7 +79,18 @@ def towers(args: argparse.Namespace) -> Iterator[Tower]:
     yield _built(checkpoint.source, checkpoint, args.reduce, args.frames)
 
 
-def _random(size: str) -> Checkpoint:
+def check(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        UsageError: one is below 1.
+    """
+    if min(args.frames, args.videos) < 1:
+        raise UsageError("--frames and --videos are at least 1")
+
+
+def drawn(size: str) -> Checkpoint:
+    """Random weights of one of the sizes."""
     from ttvr.clip import weights
 
     sizes = weights.SIZES["ViT-B/32"]._replace(patch=_PATCH[size])
@@ -107,11 +124,25 @@ def clips(args: argparse.Namespace, size: int) -> tuple[Tensor, Tensor]:
     """Frames [B, T, 3, size, size] of drawn scenes, normalized, and their mask [B, T]."""
     import torch
 
-    from ttvr import synthetic
-    from ttvr.frames import preprocess, uniform_indices
+    from ttvr.frames import normalize
 
-    chance = np.random.default_rng(0)
+    pixels = np.stack([frames for _, frames in scenes(args, size)])
+    return normalize(pixels), torch.ones(args.videos, args.frames, dtype=torch.bool)
+
+
+def scenes(args: argparse.Namespace, size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Captions of drawn scenes, as many as there are videos, and frames [T, size, size, 3] uint8.
+
+    The frames are alike as those of videos are.
+    """
+    from ttvr import synthetic
+    from ttvr.frames import uniform_indices
+
+    chance, words = np.random.default_rng(0), np.random.default_rng(1)
     indices = uniform_indices(synthetic.FRAMES, args.frames)
-    draw = partial(synthetic.render, indices=indices, size=size)
-    drawn = [preprocess(draw(synthetic.sample(chance)), size) for _ in range(args.videos)]
-    return torch.stack(drawn), torch.ones(args.videos, args.frames, dtype=torch.bool)
+    for _ in range(args.videos):
+        scene = synthetic.sample(chance)
+        yield (
+            synthetic.caption(scene, words),
+            synthetic.render(scene, indices=indices, size=size),
+        )

@@ -22,6 +22,7 @@ _EXAMPLES = {
     "score": "ttvr-bench score --heads tc_mgc xpool --rounds 3",
     "startup": "ttvr-bench startup",
     "tokenize": "ttvr-bench tokenize --texts 20000",
+    "train": "ttvr-bench train --sizes ViT-B/32 --videos 128 --steps 20 --precision bf16",
 }
 
 
