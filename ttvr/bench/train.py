@@ -3,8 +3,8 @@
 The plain loop is what one writes down first: forward, backward, clipped gradients, AdamW. It takes
 one batch that is there already again and again, and writes no log; ttvr-train goes through its
 reader's threads for every batch, which find drawn scenes in memory. Both start with the same model.
---accumulate is for ttvr-train alone. On a CPU with one thread it is processor time that counts:
-other processes do not.
+--accumulate and --compile are for ttvr-train alone. On a CPU with one thread it is processor time
+that counts: other processes do not.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     _tower.add_arguments(group, videos=2, reduce=f"{what}k-medoids and spectral: ")
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="autocast")
     group.add_argument("--accumulate", type=int, default=1, help="parts of a batch, of ttvr-train")
+    group.add_argument(
+        "--compile", action="store_true", help="blocks by torch.compile, of ttvr-train"
+    )
     group.add_argument("--steps", type=int, default=3, help="steps of a run, beside two to warm up")
     group.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
     group.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
@@ -131,7 +134,8 @@ def _tasks(
     if name != args.weights:
         path = str(folder / "random.pt")
         weights.save(_tower.drawn(name).clip, path, activation="quick_gelu")
-    options = Options(save_every=_training.WARM + args.steps + 1, select="last")
+    save_every = _training.WARM + args.steps + 1  # never
+    options = Options(save_every=save_every, select="last", compile=args.compile)
     recipe = Recipe(
         weights=path,
         frames=args.frames,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ttvr.train import StoredData
 
 _OWN = ("text_features", "val_features", "val_text_features", "missing")
-_OF_CLIPS = ("root", "limit", "val_split", "eval_limit", "jobs", "cache")
+_OF_CLIPS = ("root", "limit", "val_split", "eval_limit", "jobs", "cache", "compile")
 _SKIP = "skip"
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ def _forward(block: Block, compiled: Callable[..., Tensor], x: Tensor, **options
     try:
         return compiled(block, x, **options)
     except BackendCompilerFailed as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())  # then comes advice
         raise RequirementError(
             f"--compile: torch cannot compile here ({reason}); install a C++ compiler (g++) for a "
             "CPU, Triton for a GPU, or drop --compile"

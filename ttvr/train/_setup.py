@@ -20,6 +20,7 @@ from ttvr.records import Split
 from ttvr.retriever import SCRATCH, Retriever, build
 from ttvr.search import report_unknown
 from ttvr.train._batches import FeatureLoader
+from ttvr.train._compile import compile_blocks
 from ttvr.train._stored import StoredData
 from ttvr.train._validate import validate
 
@@ -116,6 +117,9 @@ class Options(NamedTuple):
         activation: of the checkpoint's MLPs, where its file does not tell.
         select: which model is kept: "best", by text-to-video R@1 of validations, or "last".
         chosen_on: what results call the split that "best" is chosen by.
+        compile: run the visual tower's blocks by `torch.compile`. It is no setting of a recipe: it
+            changes rounding alone, as the number of threads does, and a training may go on with it
+            or without; bit by bit it is the same one only if that stays.
     """
 
     eval_every: int = 0
@@ -125,6 +129,7 @@ class Options(NamedTuple):
     activation: str | None = None
     select: str = "best"
     chosen_on: str = "val"
+    compile: bool = False
 
 
 class Parts(NamedTuple):
@@ -202,6 +207,8 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
     torch.manual_seed(recipe.seed)
     model = build(recipe, activation=options.activation, device=device)
     check_freeze(model, recipe.freeze)
+    if options.compile:
+        compile_blocks(model)
     loader = data.loader(model, recipe, jobs=options.jobs)
     if recipe.word_loss:
         labels = _tokens(data.train.captions, model.text_length)
