@@ -17,6 +17,7 @@ _EXAMPLES = {
     "cluster": "ttvr-bench cluster --sizes 64,147,49 --rounds 5",
     "encode": "ttvr-bench encode --sizes ViT-B/32 --rounds 7",
     "extract": "ttvr-bench extract videos/ -w ViT-B/32 --jobs 1 2",
+    "load": "ttvr-bench load videos/ --jobs 1 2 --frames 12",
     "memory": "ttvr-bench memory --sizes ViT-B/32",
     "rank": "ttvr-bench rank --rows 1000000 --queries 1 8 64",
     "score": "ttvr-bench score --heads tc_mgc xpool --rounds 3",
