@@ -32,6 +32,7 @@ def small(tmp_path_factory):
 
 def test_a_table_of_times(small):
     table = encode.run(options(encode, *small, "--rounds", 1))
+    assert len(set(table.columns)) == len(table.columns)  # they are the keys of --json
     names = (f"none{encode.EVERY}", PLAN + encode.EVERY, "none", PLAN)
     assert [row[1:3] for row in table.rows] == [
         (name, precision) for precision in ("fp32", "bf16") for name in names
@@ -76,6 +77,7 @@ def test_a_table_of_memory(small):
         ("none", "no"), (PLAN, "no"), ("none", "yes"), (PLAN, "yes")
     ]  # fmt: skip
     assert all(len(row) == len(table.columns) for row in table.rows)
+    assert len(set(table.columns)) == len(table.columns)
     kept = [row[3] for row in table.rows]
     peak = [row[5] for row in table.rows]
     assert all(0 < a < b for a, b in zip(kept, peak, strict=True))

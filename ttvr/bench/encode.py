@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> Table:
         f"{args.threads} thread(s), {clock}, medians of {args.rounds}",
         columns=(
             *("tower", "reduction", "precision", "ms/video", "of none", "of fp32", "differs"),
-            *("GFLOP/video", "of none"),
+            *("GFLOP/video", "GFLOP of none"),
         ),
         rows=rows,
         notes=[

@@ -42,7 +42,15 @@ def run(args: argparse.Namespace) -> Table:
     return Table(
         title=f"memory of forward and backward pass in {args.precision}, {args.frames} frames, "
         f"{args.videos} videos at a time, MiB per video",
-        columns=("tower", "reduction", "checkpointing", "kept", "of none", "peak", "of none"),
+        columns=(
+            "tower",
+            "reduction",
+            "checkpointing",
+            "kept",
+            "kept of none",
+            "peak",
+            "peak of none",
+        ),
         rows=rows,
         notes=[TARGETS, "counted by torch's allocator: the tensors, all of them"],
     )
