@@ -280,12 +280,3 @@ def test_info_nce_equals_the_published_one(shared):
     golden.close((golden["loss_t2v"] + golden["loss_v2t"]) / 2, "loss_mean")
     loss.backward()
     golden.close(logits.grad, "grad")
-
-
-def test_a_misspelt_name_is_answered_with_the_list():
-    with pytest.raises(UsageError, match="meanp"):
-        plugins.load("heads", "mean_p")
-    with pytest.raises(UsageError, match="unknown option colour"):
-        plugins.construct(plugins.load("heads", "meanp"), {"colour": 1}, width=8)
-    with pytest.raises(ValueError, match="no plug-in family"):
-        plugins.names("hats")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ttvr.errors import UsageError
 from ttvr.wording import meant
@@ -47,14 +49,28 @@ def construct(plugin: Callable[..., Any], options: dict[str, Any], **sizes: Any)
 
     Args:
         plugin: a class or function that takes keyword arguments.
-        options: the user's choices; unknown names are refused.
+        options: the user's choices; unknown names and values of another type are refused.
         sizes: what the caller supplies and every plug-in of the family takes.
 
     Raises:
-        UsageError: an unknown option; the message lists those there are.
+        UsageError: an unknown option; the message lists those there are. Or a value of another
+            type, as of `typed`.
     """
     require_options(plugin, options, sizes)
-    return plugin(**sizes, **options)
+    return plugin(**sizes, **typed(plugin, options))
+
+
+def typed(plugin: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a plug-in in the types that it takes; unknown ones stay as they are.
+
+    Raises:
+        UsageError: a value is of another type. An integer is a float too, a truth value no integer.
+    """
+    hints = get_type_hints(plugin.__init__ if inspect.isclass(plugin) else plugin)
+    return {
+        name: _typed(name, value, hints[name]) if name in hints else value
+        for name, value in options.items()
+    }
 
 
 def require_options(
@@ -72,7 +88,7 @@ def require_options(
     """
     known = [name for name in inspect.signature(plugin).parameters if name not in sizes]
     if unknown := sorted(set(options) - set(known)):
-        have = ", ".join(known) or "none"
+        have = (", ".join(known) or "none") + meant(unknown[0], known)
         raise UsageError(
             f"unknown option {', '.join(unknown)} of {plugin.__name__}; it has: {have}"
         )
@@ -82,3 +98,15 @@ def beyond_defaults(plugin: Callable[..., Any], options: Mapping[str, Any]) -> d
     """Options of a plug-in that are not what it has by itself; all have to be its own."""
     parameters = inspect.signature(plugin).parameters
     return {name: value for name, value in options.items() if parameters[name].default != value}
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if type(value) not in kinds or not is_finite:
+        expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+        written = value if isinstance(value, str) else json.dumps(value)
+        raise UsageError(f"{name} is {expected}, got {'none' if value is None else written}")
+    return value

@@ -93,7 +93,7 @@ class TS2Net(TemporalHead):
             layers=layers,
             heads=heads,
             positions=positions,
-            tokens_per_frame=1 + top,
+            tokens_per_frame=1 + max(top, 0),  # what is no number of patches, the selector refuses
         )
         self.least_patches = top
         self.compat_tile_mask = compat_tile_mask

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 from ttvr.errors import UsageError
+from ttvr.wording import meant
 
 Options = tuple[tuple[str, int | float | str | bool], ...]
 
@@ -140,7 +141,8 @@ def parse(assignment: str) -> tuple[str, Any]:
     name, equals, text = assignment.partition("=")
     hints = get_type_hints(Recipe)
     if name not in hints:
-        raise UsageError(f"no setting {name!r}; there are: {', '.join(hints)}")
+        have = ", ".join(hints) + meant(name, hints)
+        raise UsageError(f"no setting {name!r}; there are: {have}")
     if not equals:
         raise UsageError(f"{assignment!r}: expected name=value")
     if hints[name] is str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ttvr import plugins
 from ttvr.errors import UsageError
+from ttvr.wording import meant
 
 if TYPE_CHECKING:
     from ttvr.reducers._base import TokenReducer
@@ -165,7 +165,8 @@ def _stage(text: str) -> Stage:
     place, *rest = text.split(",")
     name, at, where = place.partition("@")
     if name not in (choices := plugins.names("reducers")):
-        raise UsageError(f"{text!r}: no reducer {name!r}; there are: {', '.join(choices)}")
+        have = ", ".join(choices) + meant(name, choices)
+        raise UsageError(f"{text!r}: no reducer {name!r}; there are: {have}")
     block, colon, segments = where.partition(":")
     centers = rest.pop(0) if colon and rest and "=" not in rest[0] else None
     numbers = [
@@ -227,26 +228,10 @@ def _reducer(stage: Stage, layers: int, width: int) -> tuple[TokenReducer, Itera
         sizes.update(segments=stage.segments, centers=stage.centers)
     elif stage.segments is not None:
         raise UsageError(f"{stage.name} merges no frames: leave out what follows the block")
-    options = {name: _typed(plugin, name, value) for name, value in stage.options}
+    if taken := sorted({name for name, _ in stage.options} & set(_SIZES)):
+        raise UsageError(f"{taken[0]} is no option; expected {GRAMMAR}")
     blocks = plugin.blocks(layers) if stage.block is None else [stage.block]
-    return plugins.construct(plugin, options, **sizes), blocks
-
-
-def _typed(plugin: type[TokenReducer], name: str, value: Any) -> Any:
-    """An option's value in the type that the plug-in takes; unknown options are passed on."""
-    if name in _SIZES:
-        raise UsageError(f"{name} is no option; expected {GRAMMAR}")
-    hint = get_type_hints(plugin.__init__).get(name)
-    if hint is None:
-        return value
-    kinds = get_args(hint) or (hint,)
-    if float in kinds and type(value) is int:
-        value = float(value)
-    is_finite = not isinstance(value, float) or math.isfinite(value)
-    if type(value) not in kinds or not is_finite:
-        expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise UsageError(f"{name} is {expected}, got {_written(value)}")
-    return value
+    return plugins.construct(plugin, dict(stage.options), **sizes), blocks
 
 
 def _shortest(
@@ -268,9 +253,9 @@ def _canonical(stage: Stage, plugin: type[TokenReducer]) -> Stage:
     """Without what is said though it is the default, or ignored."""
     parameters = inspect.signature(plugin).parameters
     options = tuple(
-        (name, typed)
-        for name, value in stage.options
-        if (typed := _typed(plugin, name, value)) != parameters[name].default
+        (name, value)
+        for name, value in plugins.typed(plugin, dict(stage.options)).items()
+        if value != parameters[name].default
     )
     centers = stage.centers if plugin.needs_centers else None
     return stage._replace(centers=centers, options=options)
