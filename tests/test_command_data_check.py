@@ -81,8 +81,14 @@ def test_what_ends_early_is_broken(check, mine, monkeypatch):
     assert "test: a: broken: partial: decodes for 1.2 s, 2 decoder errors\n" in err
 
 
-def test_wrong_annotations(check, mine):
+def test_splits_of_ones_own_are_those_that_there_are(check, mine):
+    code, out, _ = check("--data", "folder", "--root", mine)
+    assert (code, [line.split("\t")[0] for line in out.splitlines()]) == (0, ["split", "test"])
+
+
+def test_wrong_annotations(check, mine, monkeypatch):
     """Every split is looked at; the video of two splits is decoded once."""
+    monkeypatch.setattr("ttvr.datasets.folder.Folder.splits_of", lambda self, root: self.splits)
     with (mine / "captions.tsv").open("a") as file:
         file.write("a\tone\ttrain\n")
     code, out, err = check("--data", "folder", "--root", mine, "--json", "--progress", "json")

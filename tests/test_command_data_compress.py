@@ -159,7 +159,7 @@ def test_real_clips(compress, shared, tmp_path):
 def test_videos_of_a_dataset(compress, clips, tmp_path):
     toy_datasets.put(clips / "captions.tsv", "a\tone\ndeep/b\ttwo\ngone\tthree\n")
     out = tmp_path / "out"
-    code, _, err = compress("--data", "folder", "--root", clips, "--split", "test", "-o", out)
+    code, _, err = compress("--data", "folder", "--root", clips, "-o", out)  # of all splits
     assert code == 3
     assert "gone: missing: no such video\n" in err
     assert files(out) == ["a.mp4", _data_compress.JOURNAL, "deep/b.mp4"]

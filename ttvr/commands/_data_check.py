@@ -78,7 +78,7 @@ def _check(args: argparse.Namespace) -> int:
     if not dataset.needs_root:
         raise UsageError(f"{dataset.name} has no files to check: its clips are drawn")
     root = None if args.root is None else Path(args.root)
-    splits = (args.split,) if args.split else dataset.splits
+    splits = (args.split,) if args.split else dataset.splits_of(root)
     for split in splits:
         dataset.check(root, split)
     found = [_annotations(dataset, root, split) for split in splits]

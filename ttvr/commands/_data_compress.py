@@ -155,9 +155,10 @@ def _inputs(args: argparse.Namespace) -> list[Inputs]:
     dataset = datasets.load(args.data)
     if not dataset.needs_root:
         raise UsageError(f"{dataset.name} has no files to re-encode: its clips are drawn")
+    root = None if args.root is None else Path(args.root)
     return [
-        extract.dataset_inputs(dataset.name, split, root=args.root, missing="skip")
-        for split in ([args.split] if args.split else dataset.splits)
+        extract.dataset_inputs(dataset.name, split, root=root, missing="skip")
+        for split in ([args.split] if args.split else dataset.splits_of(root))
     ]
 
 

@@ -31,12 +31,13 @@ def of_dataset(args: argparse.Namespace) -> tuple[AnyData, int]:
     from ttvr import datasets, distributed, train
 
     dataset, root = datasets.load(args.data), Path(args.root) if args.root else None
-    val = args.val_split or ("val" if "val" in dataset.splits else None)
+    splits = dataset.splits_of(root)
+    val = args.val_split or ("val" if "val" in splits else None)
     if val is None and args.select == "best":
-        splits = ", ".join(dataset.splits)
+        has = ", ".join(splits)
         raise UsageError(
             f"{dataset.name} has no validation split to choose the best model by: pass --select "
-            f"last, or --val-split NAME (it has: {splits}; results say so if test chooses)"
+            f"last, or --val-split NAME (it has: {has}; results say so if test chooses)"
         )
 
     def load(split: str, limit: int | None) -> Split:

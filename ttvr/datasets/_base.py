@@ -40,6 +40,10 @@ class Dataset:
         near = meant(name, self.variants)
         raise UsageError(f"dataset {stem} has no variant {name!r}; {have}{near}")
 
+    def splits_of(self, root: Path | None) -> Sequence[str]:
+        """The splits that there are below a root; all of `splits`, but where they are one's own."""
+        return self.splits
+
     def load(self, root: Path | None, split: str, *, limit: int | None = None) -> Split:
         """The clips and captions of a split.
 

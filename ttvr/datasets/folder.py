@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ttvr.datasets import _files
 from ttvr.datasets._annotated import Annotated, Entry
+from ttvr.errors import TtvrError
 from ttvr.video import VIDEO_SUFFIXES
 
 FILES = ("captions.tsv", "captions.jsonl")
@@ -41,6 +43,22 @@ class Folder(Annotated):
     """
 
     splits = ("train", "val", "test")
+
+    def splits_of(self, root: Path | None) -> Sequence[str]:
+        """Those that the file names; all where it names none, or cannot be read: `load` says why.
+
+        Raises:
+            UsageError: no such folder.
+        """
+        self.check(root, DEFAULT)
+        named = set()
+        with contextlib.suppress(TtvrError, OSError):
+            path = _files.find(root, *FILES)
+            read = _of_json if path.suffix == ".jsonl" else _of_tsv
+            for _, text in _files.lines(path):
+                with contextlib.suppress(ValueError):
+                    named.add(read(text).split)
+        return [split for split in self.splits if split in named] or self.splits
 
     def entries(self, root: Path, split: str) -> Iterator[Entry]:
         """As `Annotated.entries`."""
