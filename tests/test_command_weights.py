@@ -245,6 +245,7 @@ def test_random(run, place):
     [
         ([], "required: VERB"),
         (["burn"], "invalid choice: 'burn'"),
+        (["fetsh"], "did you mean fetch"),
         (["convert", "a.pt"], "required: -o/--out"),
         (["convert", "a.pt", "-o", "b.onnx"], "b.onnx: the suffix must be one of .pt, .bin"),
         (["convert", "a.pt", "-o", "b.pt", "--dtype", "int8"], "invalid choice: 'int8'"),

@@ -279,7 +279,7 @@ ASKED = ["--attention", "video", "--query", "red", "-o", "a.png"]
         (["hits", "-o", "a.png", "-w", "x"], 2, "only with --centers or --attention"),
         (["--attention", "gone", *ASKED[2:]], 2, "the head meanp has no weights of frames"),
         ([*ASKED, "--head", "drl"], 4, "has no weights for the head drl"),
-        ([*ASKED, "--head", "dlr"], 2, "invalid choice"),
+        ([*ASKED, "--head", "dlr"], 2, "did you mean drl"),
         (["--attention", "gone", *ASKED[2:], "-w", "DRL"], 1, "gone: invalid_data: no such file"),
         ([*ASKED, "-w", "DRL", "--width", "90"], 2, "take a --width of"),
     ],

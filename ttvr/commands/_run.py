@@ -10,11 +10,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ttvr import __version__
 from ttvr.commands._progress import mute
 from ttvr.errors import TtvrError
+from ttvr.wording import meant
 
 DONE, FAILED, USAGE, PARTIAL, INCOMPATIBLE, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -52,6 +53,13 @@ class Parser(argparse.ArgumentParser):
         """Exit with code 2 after one line, which begins as every error of the command does."""
         command = self.prog.partition(" ")[0]  # without the verb
         self.exit(USAGE, f"{command}: {message} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does, and with the nearest choice."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            have = ", ".join(choices) + meant(str(value), choices)
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r} (choose from {have})")
 
 
 def parser(verb: str, *, summary: str, examples: Sequence[str], resumes: bool = False) -> Parser:
