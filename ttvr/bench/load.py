@@ -98,10 +98,10 @@ def run(args: argparse.Namespace) -> Table:
 def _row(
     args: argparse.Namespace, key: tuple[str, int], own: Taken, first: Taken
 ) -> tuple[Any, ...]:
-    seconds = (own.own + own.ffmpeg) / args.reads
+    here, ffmpeg = (1000 * seconds / args.reads for seconds in (own.own, own.ffmpeg))
     return (
         *(*key, args.reads / own.wall, first.wall / own.wall),
-        *(1000 * seconds, 1000 * own.own / args.reads, NEED * seconds),
+        *(here + ffmpeg, here, NEED * (here + ffmpeg) / 1000),
     )
 
 
