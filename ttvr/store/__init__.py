@@ -11,9 +11,9 @@ from ttvr.store._claim import check_usable
 from ttvr.store._earlier import Outcome, departed, known
 from ttvr.store._export import Exported, export_per_video
 from ttvr.store._features import Features, attempts
+from ttvr.store._files import ORIGIN
 from ttvr.store._import import Files, Taken, find_per_video, read_per_video
 from ttvr.store._journal import Source
-from ttvr.store._origin import ORIGIN
 from ttvr.store._rows import Rows
 from ttvr.store._texts import TextWriter
 from ttvr.store._views import Chosen, Padded

@@ -21,8 +21,8 @@ from ttvr.files import write
 from ttvr.store._again import extract_again
 from ttvr.store._claim import differences
 from ttvr.store._features import Features
-from ttvr.store._files import COMPLETE, INCOMPLETE, json_bytes, npy_bytes
-from ttvr.store._origin import ORIGIN, ORIGIN_FORMAT, SHARED, misnamed, paths, read_origin
+from ttvr.store._files import COMPLETE, INCOMPLETE, ORIGIN, json_bytes, npy_bytes
+from ttvr.store._origin import ORIGIN_FORMAT, SHARED, misnamed, paths, read_origin
 from ttvr.wording import counted
 
 _AT_ONCE = 256  # rows in memory

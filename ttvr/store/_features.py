@@ -103,9 +103,11 @@ class Features:
         path = Path(path)
         meta = read_meta(path)
         if meta.get("state") != COMPLETE:
+            is_imported = "imported" in (meta.get("provenance") or {})
+            maker = "ttvr-data import" if is_imported else "ttvr-extract"
             raise TtvrError(
-                f"{path} is unfinished; run the same ttvr-extract or ttvr-data import command "
-                "again, it goes on where it stopped"
+                f"{path} is unfinished; run the same {maker} command again, "
+                "it goes on where it stopped"
             )
         try:
             made = cls(path, meta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ttvr.errors import TtvrError
 FORMAT = "ttvr-features/1"
 META, IDS, ITEMS, PAD = "meta.json", "ids.txt", "items.jsonl", "pad.npy"
 TEXTS, PAIRS = "texts.txt", "gt.tsv"
+ORIGIN = "ttvr-features.json"
+"""Beside files per video: what all of them share."""
 PARTIAL = ".partial"
 INCOMPLETE, COMPLETE = "incomplete", "complete"
 VIDEO_ARRAYS = ("video", "frames", "mask", "times", "patches")
@@ -91,8 +94,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_bytes())
     except FileNotFoundError as error:
+        is_exported = (folder / ORIGIN).exists()
+        make = (
+            f"ttvr-data import {shlex.quote(str(folder))}"
+            if is_exported
+            else "ttvr-extract PATH..."
+        )
         raise TtvrError(
-            f"{folder} is no feature folder (no {META}); make one: ttvr-extract PATH... -o feats/"
+            f"{folder} is no feature folder (no {META}); make one: {make} -o feats/"
         ) from error
     except ValueError as error:
         raise TtvrError(f"{path} is not JSON: {error}; extract again with --overwrite") from error

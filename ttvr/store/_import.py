@@ -14,9 +14,9 @@ import numpy as np
 
 from ttvr.errors import TtvrError, UsageError
 from ttvr.store._earlier import Outcome
-from ttvr.store._files import COMPLETE, mapped
+from ttvr.store._files import COMPLETE, ORIGIN, mapped
 from ttvr.store._journal import FAILED, Source
-from ttvr.store._origin import ORIGIN, is_line, paths, read_origin
+from ttvr.store._origin import is_line, paths, read_origin
 from ttvr.store._shards import NORM_TOLERANCE
 from ttvr.wording import counted
 

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from ttvr.errors import TtvrError
-from ttvr.store._files import DTYPES
+from ttvr.store._files import DTYPES, ORIGIN
 
-ORIGIN = "ttvr-features.json"
-"""Beside the videos: what all of them share."""
 ORIGIN_FORMAT = "ttvr-per-video/1"
 SHARED = ("dim", "frames", "dtype", "shard_rows", "model", "preprocess", "provenance")
 """What of `meta.json` a folder that is made of the files takes over."""
