@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from feature_folder import write_exported
 from store_files import quick  # noqa: F401
+from tiny import EMBED
 
 from ttvr.commands import data as command
 from ttvr.commands import rank
 from ttvr.errors import TtvrError
-from ttvr.store import Features
+from ttvr.store import MOST_FRAMES, Features
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """clip.pt, feats/ made with it, and files/ exported of them."""
     return write_exported(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """An array [2, 2] of another program."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    np.save(folder / "a.npy", np.ones((2, 2), "<f4"))
+    return folder
 
 
 def imported(files, out):
@@ -44,3 +55,10 @@ def test_an_unfinished_import_names_the_command_that_goes_on(home, tmp_path, mon
 def test_who_ranks_files_per_video_hears_of_the_import(home, capsys):
     assert rank.main([str(home / "files"), "--query", "a dog"]) == 1
     assert f"make one: ttvr-data import {home / 'files'} -o feats/" in capsys.readouterr().err
+
+
+def test_rows_that_no_memory_holds_are_refused(home, foreign, tmp_path):
+    arguments = ["import", str(foreign), "-o", str(tmp_path / "feats"), "-w", str(home / "clip.pt")]
+    np.save(foreign / "a.npy", np.ones((1, EMBED), "<f2"))
+    assert command.main([*arguments, "--frames", str(MOST_FRAMES + 1)]) == 2
+    assert not (tmp_path / "feats").exists()

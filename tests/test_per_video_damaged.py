@@ -161,7 +161,15 @@ def test_a_list_that_leads_elsewhere_is_refused(home, files, call, tmp_path, id)
 
 @pytest.mark.parametrize(
     "values",
-    [{"frames": "3"}, {"shard_rows": 0}, {"dim": None}, {"dtype": "|O"}, {"model": None}],
+    [
+        {"frames": "3"},
+        {"frames": 10**13},
+        {"shard_rows": 0},
+        {"shard_rows": 10**30},
+        {"dim": None},
+        {"dtype": "|O"},
+        {"model": None},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(files, call, tmp_path, values):
     meta = json.loads((files / ORIGIN).read_text())["meta"]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ttvr.errors import IncompatibleError
+from ttvr.errors import IncompatibleError, UsageError
 from ttvr.extract._options import DTYPES, SHARD_ROWS
 from ttvr.extract._run import OnStep, Summary, problems, tell_done
 from ttvr.records import VideoFeatures
 from ttvr.retriever import Retriever
-from ttvr.store import Files, Settings, Taken, Writer, read_per_video
+from ttvr.store import MOST_FRAMES, Files, Settings, Taken, Writer, read_per_video
 from ttvr.wording import counted
 
 _ARRAYS = ("video", "frames", "mask", "times")
@@ -51,6 +51,7 @@ def run_import(
 
     Raises:
         IncompatibleError: no array is of the model's width.
+        UsageError: more frames than a row has room for.
         TtvrError: of the store.
     """
     if retriever is None:
@@ -110,6 +111,8 @@ def _of_model(
             "pass the checkpoint that made the frames with -w"
         )
     T = frames or max([1, *(T for T, D in known.values() if width == D)])
+    if T > MOST_FRAMES:
+        raise UsageError(f"rows of {T} frames, at most {MOST_FRAMES} are made; pass --frames")
     if frames is None:
         # One long video makes all rows long: the disk may be full before anybody wonders.
         log.info("rows have %s, those of the longest video (--frames)", counted(T, "frame"))

@@ -14,6 +14,7 @@ from ttvr.store._features import Features, attempts
 from ttvr.store._files import ORIGIN
 from ttvr.store._import import Files, Taken, find_per_video, read_per_video
 from ttvr.store._journal import Source
+from ttvr.store._origin import MOST_FRAMES
 from ttvr.store._rows import Rows
 from ttvr.store._texts import TextWriter
 from ttvr.store._views import Chosen, Padded
@@ -21,6 +22,7 @@ from ttvr.store._writer import Settings, Writer
 
 __all__ = [
     "DRAWN",
+    "MOST_FRAMES",
     "ORIGIN",
     "Chosen",
     "Exported",

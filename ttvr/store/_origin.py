@@ -15,7 +15,10 @@ from ttvr.store._files import DTYPES, ORIGIN
 ORIGIN_FORMAT = "ttvr-per-video/1"
 SHARED = ("dim", "frames", "dtype", "shard_rows", "model", "preprocess", "provenance")
 """What of `meta.json` a folder that is made of the files takes over."""
-_SIZES = ("dim", "frames", "shard_rows")
+MOST_FRAMES = 2**20
+"""Of a row, at most: what is far beyond any video is a slip, and no memory holds it."""
+_SIZES = {"dim": 2**20, "frames": MOST_FRAMES, "shard_rows": 2**40}
+"""Which sizes there are, and what each is at most."""
 _OBJECTS = ("model", "preprocess", "provenance")
 
 
@@ -79,9 +82,10 @@ def _fault(found: dict[str, Any]) -> str | None:
         return "its state or an id is no text"
     if len(set(ids)) != len(ids):
         return "it lists an id twice"
-    sizes = [shared[name] for name in _SIZES] if ids else []  # of no rows there may be none
-    if any(type(size) is not int or size < 1 for size in sizes):
-        return f"{', '.join(_SIZES)} are {sizes}"
+    sizes = {name: shared[name] for name in _SIZES} if ids else {}  # of no rows there may be none
+    for name, size in sizes.items():
+        if type(size) is not int or not 1 <= size <= _SIZES[name]:
+            return f"{name} is {size!r}, expected 1 to {_SIZES[name]}"
     if shared["dtype"] not in DTYPES:
         return f"dtype {shared['dtype']!r}"
     objects = [shared[name] for name in _OBJECTS] + [meta.get("data") or {}]
