@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from tiny import EMBED
 from ttvr.commands import data as command
 from ttvr.commands import rank
 from ttvr.errors import TtvrError
-from ttvr.store import MOST_FRAMES, Features
+from ttvr.store import MOST_FRAMES, Features, Taken, find_per_video
+from ttvr.store import read_per_video as read
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,12 @@ def foreign(tmp_path):
     folder.mkdir()
     np.save(folder / "a.npy", np.ones((2, 2), "<f4"))
     return folder
+
+
+def outcome(folder):
+    found = find_per_video(folder)
+    unit = np.array([1.0, 0.0])
+    return read(found, found.sources[0], Taken(2, 2, 2, "<f4", lambda frames: unit))
 
 
 def imported(files, out):
@@ -55,6 +63,25 @@ def test_an_unfinished_import_names_the_command_that_goes_on(home, tmp_path, mon
 def test_who_ranks_files_per_video_hears_of_the_import(home, capsys):
     assert rank.main([str(home / "files"), "--query", "a dog"]) == 1
     assert f"make one: ttvr-data import {home / 'files'} -o feats/" in capsys.readouterr().err
+
+
+def test_frames_are_those_of_the_array(foreign):
+    (foreign / "a.json").write_text(json.dumps({"frames": 99, "path": "", "rotation": 90}))
+    assert outcome(foreign).facts == {"status": "ok", "frames": 2, "rotation": 90}
+
+
+def test_a_json_that_is_no_file_is_not_waited_for(foreign):
+    os.mkfifo(foreign / "a.json")
+    assert outcome(foreign).facts["detail"] == "a.json is no regular file"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("number", "message"), [(1e-30, "too small for float32"), (1e30, "too large for float32")]
+)
+def test_a_frame_whose_length_float32_cannot_hold_has_no_row(foreign, number, message):
+    np.save(foreign / "a.npy", np.array([[1.0, 0.0], [number, number]]))
+    assert outcome(foreign).facts["detail"] == f"numbers {message}"
 
 
 def test_rows_that_no_memory_holds_are_refused(home, foreign, tmp_path):

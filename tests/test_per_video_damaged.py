@@ -65,11 +65,24 @@ def shaped(shape):
         shaped("(1, 2)") + bytes(1000),
         header("{'descr': ("),
         header("-" * 9000 + "1"),
+        header("-" * 20_000 + "1"),
         header("{[]: 1}\n"),
         b"PK\x03\x04 no archive",
         b"",
     ],
-    ids=["huge", "wrapped", "below 0", "bool", "longer", "torn", "deep", "odd", "zip", "empty"],
+    ids=[
+        "huge",
+        "wrapped",
+        "below 0",
+        "bool",
+        "longer",
+        "torn",
+        "deep",
+        "long",
+        "odd",
+        "zip",
+        "empty",
+    ],
 )
 def test_arrays_that_numpy_fails_on(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
@@ -79,6 +92,7 @@ def test_arrays_that_numpy_fails_on(tmp_path, content):
     outcome = read(found, source, Taken(4, 2, 2, "<f2", lambda frames: frames[0]))
     assert (outcome.row, outcome.facts["error"]) == (None, "invalid_data")
     assert "\n" not in outcome.facts["detail"]
+    assert "allow_pickle" not in outcome.facts["detail"]  # numpy's advice
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -113,8 +127,11 @@ def test_linked_folders_are_searched_once(tmp_path):
     ("array", "said", "message"),
     [
         ([[1.0, 0.0], [-1.0, 0.0]], None, "no unit vector of 2 numbers"),
-        ([[1e300, 1.0]], None, "too large for float16"),
-        ([[1e-30, 0.0]], None, "a frame of zeros alone"),
+        ([[1e300, 1.0]], None, "too large for float32"),
+        ([[1e6, 1.0]], None, "too large for float16; --dtype float32 takes more"),
+        ([[0.0, 0.0], [1.0, 0.0]], None, "a frame of zeros alone"),
+        ([[1e-30, 0.0]], None, "too small for float32"),
+        ([[1e-9, 0.0]], None, "too small for float16; --dtype float32 takes more"),
         ([[1.0, 1.0]], '{"times": [1e999]}', "times of its .json are no numbers"),
         ([[1.0, 1.0]], f'{{"times": [{10**400}]}}', "times of its .json are no numbers"),
         ([[1.0, 1.0]], "[" * 100_000, "is not JSON"),

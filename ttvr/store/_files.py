@@ -143,12 +143,19 @@ def mapped(path: Path) -> np.memmap:
     except OSError:
         raise
     except Exception as error:  # numpy's reading of a header fails in any way that Python can
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"not a readable .npy file ({said})") from error
+        raise ValueError(unreadable(error)) from error
     size, expected = path.stat().st_size, array.offset + array.nbytes
     if size != expected:
         raise ValueError(f"{size} bytes, its header says {expected}")
     return array
+
+
+def unreadable(error: Exception) -> str:
+    """What is said, on one line, of a file whose header numpy fails on."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if "allow_pickle" in said:  # numpy's advice is to trust the file, which runs what is in it
+        said = "objects, or a header that is too long"
+    return f"not a readable .npy file ({said})"
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ from ttvr.store._origin import is_line, paths, read_origin
 from ttvr.store._shards import NORM_TOLERANCE
 from ttvr.wording import counted
 
-_TAKEN = ("duration", "frames", "rotation", "expected_s", "decoded_s", "decoder_errors")
+_TAKEN = ("duration", "rotation", "expected_s", "decoded_s", "decoder_errors")
 """What of a video's JSON goes into the journal as it is."""
 _FLOATS = ("<f2", "<f4", "<f8")
 _LARGEST = float(np.finfo(np.float32).max)
@@ -130,7 +130,7 @@ def read_per_video(files: Files, source: Source, taken: Taken) -> Outcome:
     kept = {name: facts[name] for name in _TAKEN if _is_number(facts.get(name))}
     status = "partial" if facts.get("status") == "partial" else "ok"
     path = facts.get("path")
-    video = {"video": path} if isinstance(path, str) and is_line(path) else {}
+    video = {"video": path} if isinstance(path, str) and path and is_line(path) else {}
     return Outcome({"status": status, "frames": len(frames), **kept, **video}, row)
 
 
@@ -200,21 +200,35 @@ def _frames(path: Path, taken: Taken) -> tuple[np.ndarray, np.ndarray]:
         raise _Unusable(f"{T} frames, at most {taken.frames} are taken (--frames)")
     if not np.isfinite(found).all():
         raise _Unusable("it holds NaN or infinity")
-    frames, stored = _rounded(found, "<f4"), _rounded(found, taken.dtype)
-    if not np.isfinite(stored).all():
-        raise _Unusable(f"numbers too large for {stored.dtype}; --dtype float32 takes more")
-    if not stored.any(axis=1).all():
+    if not found.any(axis=1).all():
         raise _Unusable("a frame of zeros alone, which has no direction")
+    frames, stored = _rounded(found, "<f4"), _rounded(found, taken.dtype)
+    _require_lengths(frames)
+    _require_lengths(stored)
     return frames, stored
+
+
+def _require_lengths(frames: np.ndarray) -> None:
+    """Frames [T, D] have lengths, by which heads divide them, in float32."""
+    with np.errstate(over="ignore", under="ignore"):
+        lengths = np.linalg.norm(frames.astype("<f4"), axis=1)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        size = "small" if np.isfinite(lengths).all() else "large"
+        hint = "; --dtype float32 takes more" if frames.dtype == "<f2" else ""
+        raise _Unusable(f"numbers too {size} for {frames.dtype}{hint}")
 
 
 def _facts(path: Path) -> dict[str, Any]:
     """What the JSON of a video says; nothing where there is none."""
+    if not path.exists():
+        return {}
+    if not path.is_file():  # a pipe would keep us waiting
+        raise _Unusable(f"{path.name} is no regular file")
     try:
         found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _Unusable(f"{path.name} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise _Unusable(f"{path.name} is not JSON ({error})") from error
     if not isinstance(found, dict):
         raise _Unusable(f"{path.name} is no JSON object")
@@ -266,8 +280,8 @@ def _numbers(values: Sequence[float], what: str) -> np.ndarray:
 
 
 def _rounded(values: np.ndarray, dtype: str) -> np.ndarray:
-    """A copy; what is too large becomes infinite."""
-    with np.errstate(over="ignore"):
+    """A copy; what is too large becomes infinite, what is too small zero."""
+    with np.errstate(over="ignore", under="ignore"):
         return np.array(values, dtype=dtype)
 
 

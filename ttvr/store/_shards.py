@@ -21,6 +21,7 @@ from ttvr.store._files import (
     read_array,
     shard_name,
     sync_folder,
+    unreadable,
     write_all,
 )
 from ttvr.wording import counted
@@ -186,7 +187,7 @@ def _read_header(path: Path, rows: int) -> tuple[np.dtype, tuple[int, ...]]:
     except FileNotFoundError as error:
         raise damaged(path, "missing") from error
     except ValueError as error:
-        raise damaged(path, f"not a readable .npy file ({error})") from error
+        raise damaged(path, unreadable(error)) from error
     needed = HEADER_BYTES + rows * dtype.itemsize * math.prod(shape[1:])
     if version != (1, 0) or path.stat().st_size < needed:
         raise damaged(path, f"has not the {rows} rows that the journal counts")
