@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tiny import EMBED
 
 from ttvr.commands import data as command
 from ttvr.commands import rank
-from ttvr.errors import TtvrError
+from ttvr.errors import TtvrError, UsageError
 from ttvr.store import MOST_FRAMES, Features, Taken, find_per_video
 from ttvr.store import read_per_video as read
 
@@ -41,6 +42,35 @@ def outcome(folder):
 
 def imported(files, out):
     return command.main(["import", str(files), "-o", str(out), "--progress", "never"])
+
+
+def test_files_that_are_no_arrays_are_counted(home, tmp_path, capsys):
+    files = shutil.copytree(home / "files", tmp_path / "files")
+    assert imported(files, tmp_path / "feats") == 0
+    assert "passed over" not in capsys.readouterr().err
+    for name in ("captions.txt", "lonely.json", ".hidden"):
+        (files / name).touch()
+    assert imported(files, tmp_path / "feats") == 0
+    assert "passed over, as no array: 2 files\n" in capsys.readouterr().err
+
+
+def test_the_json_of_an_array_that_is_left_out_is_not_counted(home, tmp_path):
+    files = shutil.copytree(home / "files", tmp_path / "files")
+    (files / "six.npy").unlink()
+    for name in ("new.npy", "new.json", "line\nbreak.npy"):
+        (files / name).touch()
+    found = find_per_video(files)
+    assert (len(found.unnamed), found.others) == (2, 0)
+
+
+@pytest.mark.parametrize("mark", ["items.jsonl", "texts.txt"])
+def test_a_feature_folder_is_not_imported(foreign, mark):
+    for name in ("meta.json", mark):
+        (foreign / name).touch()
+    with pytest.raises(UsageError, match="is a feature folder already"):
+        find_per_video(foreign)
+    (foreign / mark).unlink()
+    assert len(find_per_video(foreign).sources) == 1
 
 
 def test_an_unfinished_import_names_the_command_that_goes_on(home, tmp_path, monkeypatch):

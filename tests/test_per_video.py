@@ -146,6 +146,8 @@ def test_wrong_use(home, call, tmp_path, foreign):
         (("import", foreign, "-o", foreign / "x", "-w", "ttvr-tiny"), "lies within"),
         (("import", home / "files", "-o", tmp_path / "x", "-w", "a"), "tells that; leave it out"),
         (("import", other, "-o", tmp_path / "x", "-w", "ttvr-tiny"), "no .npy files"),
+        (("import", feats, "-o", tmp_path / "x", "-w", "a"), "is a feature folder already"),
+        (("import", feats / "ids.txt", "-o", tmp_path / "x"), "is a file, expected a folder"),
     ):
         code, out, err = call(*arguments)
         assert (code, out) == (2, ""), arguments

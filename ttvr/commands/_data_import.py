@@ -63,6 +63,8 @@ def _import(args: argparse.Namespace) -> int:
     from ttvr import extract, store
 
     files = store.find_per_video(source)
+    if files.others:
+        log.info("%s: passed over, as no array: %s", source, counted(files.others, "file"))
     retriever = _model(args, files)
     facts = {"imported": str(source.resolve())}
     if retriever is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ttvr.errors import TtvrError, UsageError
 from ttvr.store._earlier import Outcome
-from ttvr.store._files import COMPLETE, ORIGIN, mapped
+from ttvr.store._files import COMPLETE, ITEMS, META, ORIGIN, TEXTS, mapped
 from ttvr.store._journal import FAILED, Source
 from ttvr.store._origin import is_line, paths, read_origin
 from ttvr.store._shards import NORM_TOLERANCE
@@ -37,12 +37,14 @@ class Files(NamedTuple):
         sources: a video each, in the order of the rows to be made.
         origin: what `ttvr-features.json` says; None where there is none.
         unnamed: arrays left out since their names cannot be ids, each with the reason.
+        others: how many files are neither arrays nor the JSON of one.
     """
 
     folder: Path
     sources: list[Source]
     origin: dict[str, Any] | None
     unnamed: list[tuple[Path, str]]
+    others: int = 0
 
     def shape(self, source: Source) -> tuple[int, int] | None:
         """T and D of a video, by the header of its array; None where it is none."""
@@ -79,11 +81,14 @@ def find_per_video(folder: Path) -> Files:
     left out with a reason: nobody knows what made them. Else all arrays, by name.
 
     Raises:
-        UsageError: no such folder, no arrays, or two whose names are one id.
+        UsageError: no such folder, a feature folder, no arrays, or two whose names are one id.
         TtvrError: an export that is unfinished or damaged.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+        what = "is a file, expected a folder of them" if folder.exists() else "no such folder"
+        raise UsageError(f"{folder}: {what}")
+    if (folder / META).exists() and any((folder / name).exists() for name in (ITEMS, TEXTS)):
+        raise UsageError(f"{folder} is a feature folder already; there is nothing to import")
     root = str(folder.resolve())
     if not is_line(root):
         raise UsageError(f"{root!r}: a folder that is not UTF-8 cannot be recorded; rename it")
@@ -92,7 +97,8 @@ def find_per_video(folder: Path) -> Files:
         raise TtvrError(
             f"{folder} is an unfinished export; run the same ttvr-data export again, it goes on"
         )
-    found, unnamed = _arrays(folder)
+    below = list(_search(folder))
+    found, unnamed = _arrays(folder, below)
     if origin is not None:
         listed = dict.fromkeys(origin["ids"])
         beyond = "not one of the videos that " + ORIGIN + " lists"
@@ -101,7 +107,9 @@ def find_per_video(folder: Path) -> Files:
     if not found:
         raise UsageError(f"{folder}: no .npy files of videos")
     sources = [_source(root, id, path, path.relative_to(folder)) for id, path in found.items()]
-    return Files(folder, sources, origin, unnamed)
+    arrays = {*found.values(), *(path for path, _ in unnamed)}
+    known = {folder / ORIGIN, *arrays, *(path.with_suffix(".json") for path in arrays)}
+    return Files(folder, sources, origin, unnamed, others=len(set(below) - known))
 
 
 def read_per_video(files: Files, source: Source, taken: Taken) -> Outcome:
@@ -142,11 +150,11 @@ class _Unusable(Exception):
         self.code = code
 
 
-def _arrays(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
-    """The arrays below a folder by id, in the order of ids; and those that have none."""
+def _arrays(folder: Path, below: list[Path]) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Arrays below a folder by id, in the order of ids; and those that have none."""
     found: dict[str, Path] = {}
     unnamed = []
-    for path in _search(folder):
+    for path in (path for path in below if path.suffix == ".npy"):
         name = path.relative_to(folder).as_posix().removesuffix(".npy")
         if not is_line(name):
             unnamed.append((path, "its name has a line break or is not UTF-8"))
@@ -158,7 +166,7 @@ def _arrays(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
 
 
 def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Arrays below a folder, by name; linked folders are followed, but not into themselves."""
+    """Files below a folder, by name; linked folders are followed, but not into themselves."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in above:
         return
@@ -166,7 +174,7 @@ def _search(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[P
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         if path.is_dir():
             yield from _search(path, above)
-        elif path.suffix == ".npy":
+        else:
             yield path
 
 
