@@ -15,7 +15,8 @@ EXTRAS = {
     "faiss": ["faiss-cpu>=1.7.4"],
     "plot": ["matplotlib>=3.7"],
 }
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", *EXTRAS["safetensors"], *EXTRAS["ffmpeg"]]
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.9"]
+TEST += [*EXTRAS["safetensors"], *EXTRAS["ffmpeg"]]
 
 setup(
     name="ttvr",
