@@ -9,6 +9,7 @@ import os
 import time
 
 import torch
+import torch._dynamo  # before the fork: each member would import it
 import torch.distributed as dist
 
 from ttvr import distributed

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +84,38 @@ def test_gradients_of_processes_are_averaged_where_any_has_one(tmp_path, monkeyp
         assert all(not tensor.any() for tensor in starts)
         for tensor, mean in zip(found, expected, strict=True):
             assert tensor is None if mean is None else bool((tensor == mean).all())
+
+
+ENDED = """
+import torch
+from pathlib import Path
+from torch.nn.parallel import DistributedDataParallel
+from ttvr import distributed
+
+def step():
+    model = DistributedDataParallel(torch.nn.Linear(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+
+with distributed.joined(torch.device("cpu")):
+    step()
+print([path.read_text() for path in Path("/proc/self/task").glob("*/comm")])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux")
+def test_the_threads_of_a_group_end_with_it():
+    """One that let go of a tensor at Python's end aborted the process, whose work was done."""
+    joins = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    made = subprocess.run(
+        [sys.executable, "-c", ENDED],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **joins},
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "python" in made.stdout
+    assert "gloo" not in made.stdout
 
 
 def test_a_launcher_that_does_not_say_where_to_meet(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import warnings
@@ -89,6 +90,9 @@ def joined(device: torch.device) -> Iterator[Callable[[], bool]]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # Imported by the first DistributedDataParallel, it would keep the group that there is then.
+    from torch import _dynamo  # noqa: F401
+
     store, own, size = next(iter(dist.rendezvous("env://", timeout=_PATIENCE)))
     dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=_PATIENCE)
     # All are connected before anyone can leave, whose end would cut off who is still connecting.
@@ -102,6 +106,9 @@ def joined(device: torch.device) -> Iterator[Callable[[], bool]]:
 
     yield is_first
     # Not after an error: the others may wait for this one, which has to end.
+    # What still holds the group goes first, so that its threads end here: at Python's end, one that
+    # then lets go of a tensor would abort the process.
+    gc.collect()
     dist.destroy_process_group()
 
 
