@@ -14,6 +14,7 @@ from test_train_processes import assert_alike
 from tiny import tiny_state
 from tiny_training import data, recipe
 from torch._dynamo.utils import counters
+from torch._inductor.exc import TritonMissing
 
 from ttvr.errors import RequirementError
 from ttvr.train import Options, train
@@ -88,12 +89,20 @@ def test_two_processes_go_on_without(tmp_path, start):
     assert_alike(tmp_path / "run", tmp_path / "one")
 
 
-def test_without_a_compiler(start, monkeypatch):
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (RuntimeError("No working C++ compiler\nfound\n\nAdvice."), r"C\+\+ compiler found"),
+        (TritonMissing(None), "working triton installation.*"),
+    ],
+    ids=["C++", "Triton"],
+)
+def test_without_a_compiler(start, monkeypatch, failure, said):
     def fail(graph, inputs):
-        raise RuntimeError("No working C++ compiler\nfound\n\nAdvice.")
+        raise failure
 
     monkeypatch.setattr(torch, "compile", lambda call: COMPILE(call, backend=fail))
-    with pytest.raises(RequirementError, match=r"--compile: .*C\+\+ compiler found\); install"):
+    with pytest.raises(RequirementError, match=rf"--compile: .*{said}\); install"):
         found(recipe(start), COMPILED)
 
 

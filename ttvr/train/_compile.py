@@ -35,11 +35,11 @@ def _forward(block: Block, compiled: Callable[..., Tensor], x: Tensor, **options
     if not block.training:
         return Block.forward(block, x, **options)
     # Half a second to import, for those who compile.
-    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._dynamo.exc import TorchDynamoException
 
     try:
         return compiled(block, x, **options)
-    except BackendCompilerFailed as error:
+    except TorchDynamoException as error:  # a missing Triton is no BackendCompilerFailed
         reason = " ".join(str(error).strip().partition("\n\n")[0].split())  # then comes advice
         raise RequirementError(
             f"--compile: torch cannot compile here ({reason}); install a C++ compiler (g++) for a "
