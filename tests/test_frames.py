@@ -148,6 +148,15 @@ def test_normalize_keeps_leading_dimensions():
     assert result[1, 2, 1, 3, 4].item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (1, 2, 4, 4, 3)], ids=["frames", "videos"])
+def test_normalize_leaves_what_it_is_given(shape):
+    pixels = torch.arange(96, dtype=torch.float32).view(shape)
+    result = frames.normalize(pixels)
+    assert torch.equal(pixels, torch.arange(96, dtype=torch.float32).view(shape))
+    assert torch.equal(result, frames.normalize(pixels.to(torch.uint8)))
+    assert result.is_contiguous()
+
+
 def test_normalize_rounds_as_the_formula_does():
     """Folders of features are compared by the bytes that come of it."""
     pixels = torch.arange(256, dtype=torch.uint8).view(2, 2, 64, 1).expand(2, 2, 64, 3)
