@@ -111,6 +111,27 @@ def test_a_clip_that_cannot_be_read_is_named():
         list(loader.batches(0))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (np.uint8, (2, 8, 8, 1)),
+        (np.uint8, (2, 1, 8, 3)),
+        (np.uint8, (2, 9, 8, 3)),
+        (np.uint8, (8, 8, 3)),
+        (np.uint8, (3, 8, 8, 3)),
+        (np.uint8, (0, 8, 8, 3)),
+        (np.float32, (2, 8, 8, 3)),
+    ],
+)
+def test_what_a_dataset_should_not_give_is_refused(dtype, shape):
+    def give(clip, choose, *, size):
+        return np.ones(shape, dtype)
+
+    wanted = [Wanted(colors("val").clips[0], lambda n: [0, 1])]
+    with pytest.raises(ValueError, match=r"expected 1 to 2 frames \[8, 8, 3\] uint8, got"):
+        list(stacked(wanted, give, at_once=1, frames=2, size=8))
+
+
 def test_clips_are_stacked_in_order():
     split = colors("val")
     wanted = [Wanted(clip, lambda n: [0, n - 1]) for clip in split.clips[:5]]

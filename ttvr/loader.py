@@ -192,12 +192,22 @@ def shortened(ids: Tensor) -> Tensor:
 
 
 def _read_into(row: np.ndarray, wanted: Wanted, read: Read, size: int) -> int:
-    """Fill [T, size, size, 3] with the frames of a clip and zeros; how many frames there are."""
+    """Fill [T, size, size, 3] with the frames of a clip and zeros; how many frames there are.
+
+    Raises:
+        TtvrError: the clip cannot be read; names it.
+        ValueError: what is read has another shape or type.
+    """
     try:
         found = read(wanted.clip, wanted.choose, size=size)
     except VideoError as error:
         raise TtvrError(
             f"{wanted.clip.id}: cannot be read ({error}); mend or remove {wanted.clip.path}"
         ) from error
+    T, *frame = row.shape
+    # numpy would spread one row or channel over all, and cut off what is more than a byte holds.
+    if found.dtype != np.uint8 or [*found.shape[1:]] != frame or not 0 < len(found) <= T:
+        got = f"{list(found.shape)} {found.dtype}"
+        raise ValueError(f"{wanted.clip.id}: expected 1 to {T} frames {frame} uint8, got {got}")
     row[: len(found)], row[len(found) :] = found, 0
     return len(found)
