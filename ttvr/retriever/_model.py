@@ -135,8 +135,8 @@ class Retriever(nn.Module):
             mask: as `encode_video`, which gives the rest.
             patches: likewise.
         """
-        # Only from pinned memory does a copy not wait; a CPU's own is none.
-        there = [one.to(self.device, non_blocking=True) for one in (pixels, mask)]
+        # CUDA keeps pinned memory until it is copied; other memory may be gone by then.
+        there = [one.to(self.device, non_blocking=one.is_pinned()) for one in (pixels, mask)]
         return self.encode_video(framing.normalize(*there), mask, patches=patches)
 
     def features(self, batch: Batch | EncodedBatch) -> tuple[TextFeatures, VideoFeatures]:
