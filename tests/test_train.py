@@ -243,7 +243,6 @@ OTHERWISE = {
     "val is": {"data": {"val": colors("val", 2)}},
     "dataset is 'colors', now 'x'": {"data": {"name": "x"}},
     "eval_every is 4, now 5": {"options": {"eval_every": 5}},
-    "log_every is 2, now 3": {"options": {"log_every": 3}},
     "activation is None, now 'gelu'": {"options": {"activation": "gelu"}},
     "otherwise, nothing was changed: best.pt was chosen on the split val, now on test .*; use": {
         "options": {"chosen_on": "test"},
@@ -264,6 +263,24 @@ def test_another_training_is_refused_and_named(whole, start, match, changes):
         )
     assert "--overwrite" in str(caught.value)
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+
+
+def test_the_log_and_the_readers_may_change(tmp_path, whole, start):
+    run = tmp_path / "run"
+
+    def stop(step, steps):
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(start), data(), run, options=OFTEN, on_step=stop)
+    last = torch.load(run / "last.pt", weights_only=True)
+    old = {**last["made_from"], "log_every": 2}  # as it was stored while it was compared
+    torch.save({**last, "made_from": old}, run / "last.pt")
+    train(recipe(start), data(), run, options=OFTEN._replace(log_every=1, jobs=2, save_every=5))
+    for name in ("last.pt", "best.pt"):
+        assert equal(stored(run, name), stored(whole, name)), name
+    assert [one["step"] for one in lines(run) if "loss" in one] == [2, 4, *range(5, STEPS + 1)]
 
 
 class Odd:

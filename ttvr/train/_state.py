@@ -189,7 +189,10 @@ class Meter:
 
 
 def identity(recipe: Recipe, data: AnyData, options: Options) -> dict[str, Any]:
-    """What a training has to agree with to be gone on with: everything that shapes its result."""
+    """What a training has to agree with to be gone on with: everything that shapes its result.
+
+    How often it writes its log, and how many clips it reads at once, shapes nothing.
+    """
     # A loss of all processes together is the same one, whatever their number.
     gathers = plugins.load("heads", recipe.head).gather
     return {
@@ -198,7 +201,6 @@ def identity(recipe: Recipe, data: AnyData, options: Options) -> dict[str, Any]:
         "data": data.identity(),
         "activation": options.activation,
         "eval_every": options.eval_every,
-        "log_every": options.log_every,
         "select": options.select,
         "chosen_on": _chosen_on(options),
     }
@@ -234,6 +236,7 @@ def read(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
     settings = {**settings_of(Recipe()), **stored["made_from"]["recipe"]}
     old = {"select": Options().select, "processes": 1, "chosen_on": made_from["chosen_on"]}
     before = {**old, **stored["made_from"], "recipe": settings}
+    before.pop("log_every", None)  # was compared once
     if differing := [*_other_choice(before, made_from), *_differences(before, made_from)]:
         raise IncompatibleError(
             f"{folder} was trained otherwise, nothing was changed: {'; '.join(differing)}; "
