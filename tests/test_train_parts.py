@@ -67,6 +67,13 @@ def test_chance_and_the_scale_of_gradients_go_on_too(tmp_path, start, noisy):
         torch.testing.assert_close(last["run"][part], last["whole"][part], rtol=0, atol=0)
 
 
+def test_a_contrast_of_one_pair_is_told(start, caplog):
+    for size, count in ((2, 0), (1, 1)):
+        found = rehearse(recipe(start, batch_size=size), data(), device="cpu")
+        assert (found["nce"] == 0) == bool(count)
+        assert caplog.text.count("a batch is one pair, which a contrastive loss") == count
+
+
 def test_validation_is_without_chance_and_training_with(tmp_path, start, noisy):
     outcome = train(recipe(start, epochs=1), data(), tmp_path / "run", options=OFTEN)
     model = ttvr.load(tmp_path / "run" / "best.pt")

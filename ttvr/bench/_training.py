@@ -110,10 +110,10 @@ def now(device: torch.device, *, is_alone: bool) -> float:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """No line that a training has begun: there are many, and their folders are gone."""
-    log = logging.getLogger(train.__module__)
+    """No line of a training, that it has begun, say: there are many, and their folders are gone."""
+    log = logging.getLogger(train.__module__.rpartition(".")[0])
     before = log.level
-    log.setLevel(logging.WARNING)
+    log.setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,6 +24,8 @@ from ttvr.train._batches import FeatureLoader
 from ttvr.train._compile import compile_blocks
 from ttvr.train._stored import StoredData
 from ttvr.train._validate import validate
+
+log = logging.getLogger(__name__)
 
 
 class Data(NamedTuple):
@@ -173,6 +176,18 @@ def check_rows(recipe: Recipe, *, processes: int) -> None:
         )
 
 
+def _warn_of_one_pair(model: Retriever, batch_size: int) -> None:
+    """Say where no loss sees two pairs: the contrast of one is 0, and so is its gradient."""
+    together = 1 if model.head.gather else distributed.world()
+    if distributed.leads() and batch_size <= together:
+        where = "a batch" if together == 1 else "the batch of each process"
+        log.warning(
+            "%s is one pair, which a contrastive loss tells from nothing: it is 0 and teaches "
+            "nothing; pass a larger --batch-size",
+            where,
+        )
+
+
 def check_freeze(model: Retriever, freeze: int | None) -> None:
     """Refuse to freeze blocks that there are not.
 
@@ -207,6 +222,7 @@ def set_up(recipe: Recipe, data: AnyData, options: Options, device: str | torch.
     torch.manual_seed(recipe.seed)
     model = build(recipe, activation=options.activation, device=device)
     check_freeze(model, recipe.freeze)
+    _warn_of_one_pair(model, recipe.batch_size)
     if options.compile:
         compile_blocks(model)
     loader = data.loader(model, recipe, jobs=options.jobs)
