@@ -169,4 +169,6 @@ def test_what_does_not_go_with_several_seeds(whole, start, tmp_path, capsys):
         assert match in error
         assert error.count("\n") == 1
     assert main(arguments(start, whole)) == 2  # and several are no single run
-    assert "not the folder of a run" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "holds the runs of several seeds, nothing was changed; pass --seeds to go on" in error
+    assert f"as -o {whole / 'seed3'}, or another -o" in error

@@ -46,6 +46,11 @@ def check_usable(folder: Path, *, resume: bool, overwrite: bool) -> None:
     # A run that was killed as it began has a lock, and maybe half a file, whose names are hidden.
     shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if shown and not (folder / RECIPE).exists():
+        if several := sorted(folder.glob(f"seed[0-9]*/{RECIPE}")):
+            raise UsageError(
+                f"{folder} holds the runs of several seeds, nothing was changed; pass --seeds to "
+                f"go on with them, a single one, as -o {several[0].parent}, or another -o"
+            )
         raise UsageError(
             f"{folder} is not empty and not the folder of a run, nothing was changed; "
             "pass another -o"
