@@ -108,7 +108,8 @@ def test_wrong_annotations(check, mine, monkeypatch):
     (mine / "captions.tsv").unlink()
     code, _, err = check("--data", "folder", "--root", mine, "--split", "test")
     assert code == 4
-    assert "no captions.tsv or captions.jsonl in it" in err
+    assert "no captions.tsv or captions.jsonl in it; write captions.tsv, a line each: video" in err
+    assert "authors" not in err
 
 
 def test_an_interruption_kills_the_decoders(check, mine, monkeypatch):

@@ -19,12 +19,13 @@ DEPTH = 2
 """Folders below the root that annotations are looked for in: they often come in their own."""
 
 
-def find(root: Path, *patterns: str) -> Path:
+def find(root: Path, *patterns: str, fix: str = "get it from the dataset's authors") -> Path:
     """The file whose name fits the first pattern that any file's name fits.
 
     Args:
         root: searched with its folders, two deep; what lies higher comes first.
         patterns: names, or as `fnmatch` takes them.
+        fix: what to do where there is none.
 
     Raises:
         TtvrError: there is none; the message says what it is called.
@@ -41,7 +42,7 @@ def find(root: Path, *patterns: str) -> Path:
             )
         if highest:
             return highest[0]
-    raise TtvrError(f"{root}: no {' or '.join(patterns)} in it; get it from the dataset's authors")
+    raise TtvrError(f"{root}: no {' or '.join(patterns)} in it; {fix}")
 
 
 def has(root: Path, *patterns: str) -> bool:

@@ -18,6 +18,7 @@ FILES = ("captions.tsv", "captions.jsonl")
 DEFAULT = "test"
 """The split of what says none."""
 
+_FIX = "write captions.tsv, a line each: video<TAB>caption, or video<TAB>caption<TAB>split"
 _KNOWN = ("video", "caption", "captions", "split", "id", "start", "end")
 
 
@@ -53,7 +54,7 @@ class Folder(Annotated):
         self.check(root, DEFAULT)
         named = set()
         with contextlib.suppress(TtvrError, OSError):
-            path = _files.find(root, *FILES)
+            path = _files.find(root, *FILES, fix=_FIX)
             read = _of_json if path.suffix == ".jsonl" else _of_tsv
             for _, text in _files.lines(path):
                 with contextlib.suppress(ValueError):
@@ -62,7 +63,7 @@ class Folder(Annotated):
 
     def entries(self, root: Path, split: str) -> Iterator[Entry]:
         """As `Annotated.entries`."""
-        path = _files.find(root, *FILES)
+        path = _files.find(root, *FILES, fix=_FIX)
         read = _of_json if path.suffix == ".jsonl" else _of_tsv
         made: dict[str, Entry] = {}
         for number, text in _files.lines(path):
