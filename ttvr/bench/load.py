@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FILES, COPIES, CACHE = "files", "small copies", "frame cache"
 NEED = 400
-"""Videos per second that a GPU of the larger kind learns from, about: ViT-B/32 with 12 frames."""
+"""Videos per second that one GPU is taken to learn from, ViT-B/32 with 12 frames: not measured."""
 _AT_ONCE = 32
 
 
@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> Table:
         ),
         rows=[_row(args, key, own, took[key[0], args.jobs[0]]) for key, own in took.items()],
         notes=[
-            f"cores: processor time of a video, times {NEED}: about what one GPU learns from",
+            f"cores: processor time of a video, times {NEED}: what one GPU is taken to learn "
+            "from, which was not measured",
             "here: in Python's process, not in its ffmpegs; what holds Python's lock of it, one "
             "thread at a time does, whatever the number of processors",
         ],
