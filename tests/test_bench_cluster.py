@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 import torch
+from bench_options import options
 
 from ttvr.bench import cluster
 from ttvr.bench._memory import used
@@ -14,15 +13,9 @@ from ttvr.cluster.kmedoids import kmedoids
 from ttvr.errors import TtvrError, UsageError
 
 
-def options(*argv):
-    parser = argparse.ArgumentParser()
-    cluster.add_arguments(parser.add_argument_group())
-    return parser.parse_args([str(one) for one in argv])
-
-
 def test_a_table_with_every_contender():
     small = ("--dim", 8, "--rounds", 1)
-    table = cluster.run(options("--sizes", "2,30,5", "3,21,7", *small))
+    table = cluster.run(options(cluster, "--sizes", "2,30,5", "3,21,7", *small))
     names = (cluster.GRAM, cluster.EIGEN, cluster.OURS, cluster.SPECTRAL, cluster.PUBLISHED)
     assert [row[:2] for row in table.rows] == [
         (name, size) for size in ("2,30,5", "3,21,7") for name in names
@@ -30,7 +23,9 @@ def test_a_table_with_every_contender():
     assert all(len(row) == len(table.columns) for row in table.rows)
     assert all(value > 0 for row in table.rows for value in row[2:])
     assert "of ttvr in 2 of 2 problems with exact distances" in table.notes[1]
-    table = cluster.run(options("--sizes", "2,9,5", "--no-published", "--redundant", *small))
+    table = cluster.run(
+        options(cluster, "--sizes", "2,9,5", "--no-published", "--redundant", *small)
+    )
     assert [(row[0], row[5]) for row in table.rows] == [(name, "-") for name in names[:4]]
 
 
@@ -66,12 +61,12 @@ def test_contenders_that_find_other_things_are_not_compared(monkeypatch):
 @pytest.mark.parametrize("text", ["4,588", "4,5,6", "0,5,5", "a,b,c"])
 def test_what_is_no_size(text, capsys):
     with pytest.raises(SystemExit):
-        options("--sizes", text)
+        options(cluster, "--sizes", text)
     assert "PROBLEMS,TOKENS,CLUSTERS" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured():
     with pytest.raises(UsageError, match="--dim"):
-        cluster.run(options("--dim", 0))
+        cluster.run(options(cluster, "--dim", 0))
     with pytest.raises(UsageError, match="--rounds"):
-        cluster.run(options("--sizes", "1,4,2", "--rounds", 0, "--no-published"))
+        cluster.run(options(cluster, "--sizes", "1,4,2", "--rounds", 0, "--no-published"))

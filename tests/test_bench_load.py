@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pytest
+from bench_options import options
 
 from ttvr import datasets, video
 from ttvr.bench import load
 from ttvr.errors import UsageError
-
-
-def options(*argv):
-    parser = argparse.ArgumentParser()
-    load.add_arguments(parser.add_argument_group())
-    return parser.parse_args([str(one) for one in argv])
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +26,7 @@ def test_every_source(clip, monkeypatch):
         lambda read, folder: cached(lambda *a, **k: decoded.append(a) or read(*a, **k), folder),
     )
     few = ("--size", 16, "--frames", 2, "--reads", 3, "--rounds", 1)
-    table = load.run(options(clip, "--copies", clip.parent, *few))
+    table = load.run(options(load, clip, "--copies", clip.parent, *few))
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [(row["source"], row["jobs"]) for row in rows] == [
         (source, jobs) for source in (load.FILES, load.COPIES, load.CACHE) for jobs in (1, 2)
@@ -51,4 +44,4 @@ def test_every_source(clip, monkeypatch):
 def test_what_cannot_be_measured(clip):
     for wrong in ("--jobs", "--frames", "--size", "--reads", "--rounds"):
         with pytest.raises(UsageError, match="at least 1"):
-            load.run(options(clip, wrong, 0))
+            load.run(options(load, clip, wrong, 0))

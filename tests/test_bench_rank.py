@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 
 import numpy as np
 import pytest
+from bench_options import options
 
 from ttvr.bench import rank
 from ttvr.errors import TtvrError, UsageError
 
 
-def options(*argv):
-    parser = argparse.ArgumentParser()
-    rank.add_arguments(parser.add_argument_group())
-    return parser.parse_args([str(one) for one in argv])
-
-
 def test_a_table_with_every_contender(tmp_path):
     kept = tmp_path / "gallery.npy"
     small = ("--rows", 3000, "--dim", 16, "--queries", 1, 3, "--rounds", 1, "--keep", kept)
-    table = rank.run(options(*small))
+    table = rank.run(options(rank, *small))
     assert {row[:2] for row in table.rows} >= {
         (name, count) for name in (rank.OURS, rank.NUMPY) for count in (1, 3)
     }
@@ -36,13 +30,13 @@ def test_a_table_with_every_contender(tmp_path):
 
 def test_what_cannot_be_measured(tmp_path):
     with pytest.raises(UsageError, match="at least 1"):
-        rank.run(options("--rows", 0))
+        rank.run(options(rank, "--rows", 0))
     with pytest.raises(UsageError, match="at least 1"):
-        rank.run(options("--rows", 5, "--rounds", 0, "--keep", tmp_path / "none.npy"))
+        rank.run(options(rank, "--rows", 5, "--rounds", 0, "--keep", tmp_path / "none.npy"))
     assert list(tmp_path.iterdir()) == []
     np.save(tmp_path / "other.npy", np.zeros((2, 2), np.float16))
     with pytest.raises(UsageError, match=r"holds float16 \[2, 2\]"):
-        rank.run(options("--rows", 3, "--dim", 2, "--keep", tmp_path / "other.npy"))
+        rank.run(options(rank, "--rows", 3, "--dim", 2, "--keep", tmp_path / "other.npy"))
 
 
 def test_contenders_that_find_other_things_are_not_compared():
@@ -64,7 +58,7 @@ def dies(name, *others):
 def test_the_process_that_died_is_named(monkeypatch):
     monkeypatch.setattr(rank, "_serve", dies)
     with pytest.raises(TtvrError, match=f"the process of {rank.OURS} died"):
-        rank.run(options("--rows", 5, "--dim", 2, "--rounds", 1))
+        rank.run(options(rank, "--rows", 5, "--dim", 2, "--rounds", 1))
     ours, theirs = multiprocessing.Pipe()
     theirs.close()
     with pytest.raises(TtvrError, match="the process of it died"):
@@ -72,7 +66,7 @@ def test_the_process_that_died_is_named(monkeypatch):
 
 
 def test_no_column_for_memory_where_it_is_not_known():
-    args = options("--queries", 2)
+    args = options(rank, "--queries", 2)
     seconds = {(name, 2): 1.0 for name in (rank.OURS, rank.NUMPY)}
     for known, columns in ((3.0, 7), (None, 6)):
         memory = dict.fromkeys((rank.OURS, rank.NUMPY), known)

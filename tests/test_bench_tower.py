@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 import torch
+from bench_options import options
 from tiny import tiny_state
 
 from ttvr.bench import _tower, encode, memory
@@ -15,12 +14,6 @@ from ttvr.clip import weights
 from ttvr.errors import UsageError
 
 PLAN = "kmedoids@1:2,5"
-
-
-def options(part, *argv):
-    parser = argparse.ArgumentParser()
-    part.add_arguments(parser.add_argument_group())
-    return parser.parse_args([str(one) for one in argv])
 
 
 @pytest.fixture(scope="module")

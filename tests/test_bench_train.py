@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import os
 
 import pytest
 import torch
+from bench_options import options
 from tiny import tiny_state
 from tiny_training import data, recipe
 
@@ -16,12 +16,6 @@ from ttvr.bench import _training, train
 from ttvr.clip import weights
 from ttvr.errors import UsageError
 from ttvr.train import Options
-
-
-def options(*argv):
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser.add_argument_group())
-    return parser.parse_args([str(one) for one in argv])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +33,7 @@ def test_both_loops_with_and_without_a_reduction(small, caplog, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     caplog.set_level(logging.INFO)
     plan = "token_shift@0 pooling@1:2"
-    table = train.run(options(*small, "--reduce", plan, "--accumulate", 3))
+    table = train.run(options(train, *small, "--reduce", plan, "--accumulate", 3))
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [(row["reduction"], row["loop"]) for row in rows] == [
         (name, loop) for name in ("none", plan) for loop in train.LOOPS
@@ -66,6 +60,6 @@ def test_of_a_reducer_only_the_steps_count_that_are_timed(path):
 def test_what_cannot_be_measured(small):
     for wrong in ("--frames", "--videos", "--steps", "--rounds", "--threads", "--accumulate"):
         with pytest.raises(UsageError, match="at least 1"):
-            train.run(options(*small, wrong, 0))
+            train.run(options(train, *small, wrong, 0))
     with pytest.raises(UsageError, match="4 frames"):
-        train.run(options(*small, "--reduce", "kmedoids@1:3,2"))
+        train.run(options(train, *small, "--reduce", "kmedoids@1:3,2"))
