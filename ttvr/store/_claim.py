@@ -175,14 +175,21 @@ def refuse_mixture(folder: Path, wanted: Mapping[str, Any]) -> None:
     for place in (folder, *earlier(folder)):
         if not (place / META).exists():
             continue
-        found = read_meta(place)
-        differing = differences(found, wanted)
-        if differing:
-            listed = "; ".join(f"{key} is {a!r}, now {b!r}" for key, a, b in differing)
-            raise IncompatibleError(
-                f"{folder} was made with other settings, nothing was changed: {listed}; "
-                "use the same settings, another -o, or --overwrite to start anew"
-            )
+        refuse_differences(folder, read_meta(place), wanted)
+
+
+def refuse_differences(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Check that what a folder is said to hold agrees with what is wanted there.
+
+    Raises:
+        IncompatibleError: it does not; the message lists what differs.
+    """
+    if differing := differences(found, wanted):
+        listed = "; ".join(f"{key} is {a!r}, now {b!r}" for key, a, b in differing)
+        raise IncompatibleError(
+            f"{folder} was made with other settings, nothing was changed: {listed}; "
+            "use the same settings, another -o, or --overwrite to start anew"
+        )
 
 
 def differences(

@@ -19,7 +19,7 @@ import numpy as np
 from ttvr.errors import IncompatibleError, UsageError
 from ttvr.files import write
 from ttvr.store._again import extract_again
-from ttvr.store._claim import differences
+from ttvr.store._claim import refuse_differences
 from ttvr.store._features import Features
 from ttvr.store._files import COMPLETE, INCOMPLETE, ORIGIN, json_bytes, npy_bytes
 from ttvr.store._origin import ORIGIN_FORMAT, SHARED, misnamed, paths, read_origin
@@ -105,13 +105,8 @@ def _gone(features: Features, folder: Path, *, overwrite: bool) -> list[str]:
     found = read_origin(folder)
     wanted = {key: features.meta[key] for key in ("model", "preprocess", "dtype")}
     wanted["model"] = {k: v for k, v in wanted["model"].items() if k not in ("source", "note")}
-    differing = differences(found["meta"], wanted)
-    if differing and not overwrite:
-        listed = "; ".join(f"{key} is {a!r}, now {b!r}" for key, a, b in differing)
-        raise IncompatibleError(
-            f"{folder} holds features of other settings, nothing was changed: {listed}; pass "
-            "another -o, or --overwrite"
-        )
+    if not overwrite:
+        refuse_differences(folder, found["meta"], wanted)
     now = set(features.ids)
     gone = [id for id in found["ids"] if id not in now]
     if gone and len(gone) == len(found["ids"]) and not overwrite:
