@@ -73,7 +73,8 @@ class Data(NamedTuple):
             UsageError: too few captions for a batch.
         """
         captions, length = self.train.captions, model.text_length
-        if not model.source.startswith(f"{SCRATCH}:"):  # which has seen nothing
+        # It reads all captions, for the process that speaks; who starts from scratch knows none.
+        if distributed.leads() and not model.source.startswith(f"{SCRATCH}:"):
             whose = "the model it starts from"
             report_unknown(model, captions, what="training captions", whose=whose)
         tokenizer.count_long(captions, most=length, on_long="truncate", what="training captions")
